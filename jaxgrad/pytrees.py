@@ -1,0 +1,117 @@
+"""Pytrees as people read them: leaf paths, short dtypes, and every difference between two trees."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.errors import InputError, InputTypeError
+
+_SHORT_KINDS = {"f": "f", "i": "i", "u": "u", "c": "c"}
+
+
+def short(value: Any) -> str:
+    """The short form of an array's type: ``f32[3]``, ``bf16[]``, ``i32[2,3]``.
+
+    >>> short(np.zeros((2, 3), np.float32))
+    'f32[2,3]'
+    """
+    dtype = np.dtype(jnp.result_type(value))
+    if dtype.name.startswith("bfloat"):
+        name = "bf16"
+    elif dtype.kind in _SHORT_KINDS:
+        name = f"{_SHORT_KINDS[dtype.kind]}{8 * dtype.itemsize}"
+    else:
+        name = dtype.name
+    return f"{name}[{','.join(map(str, np.shape(value)))}]"
+
+
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their path, in JAX's notation.
+
+    >>> leaves_by_path({"layer": [1.0, 2.0]})
+    {"['layer'][0]": 1.0, "['layer'][1]": 2.0}
+    """
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def check_floating(function: str, argument: str, tree: Any) -> None:
+    """Refuse a tree with a leaf that cannot be differentiated, naming every such leaf.
+
+    Args:
+      function: the public function that was called, the start of the message.
+      argument: the name of its argument.
+      tree: any pytree; every leaf must be floating (complex is refused too).
+
+    Raises:
+      InputError: if the tree has no leaves.
+      InputTypeError: if a leaf is not an array or number of floating dtype.
+    """
+    leaves = leaves_by_path(tree)
+    if not leaves:
+        raise InputError(f"{function}: {argument} has no leaves, expected at least one array. Pass the parameters.")
+    wrong = []
+    for path, leaf in leaves.items():
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+            wrong.append(f"{argument}{path} is a {type(leaf).__name__}")
+        elif not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            wrong.append(f"{argument}{path} is {short(leaf)}")
+    if wrong:
+        raise InputTypeError(
+            f"{function}: {'; '.join(wrong)}; expected floating arrays, since a gradient needs floats. "
+            f"Convert them: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), {argument})."
+        )
+
+
+def check_same_tree(function: str, name: str, tree: Any, like_name: str, like: Any, repair: str) -> None:
+    """Refuse two trees that do not have the same leaves with the same shapes; all differences are listed.
+
+    Args:
+      function: the public function that was called.
+      name, tree: the tree under test and its argument's name.
+      like_name, like: the tree that it must resemble.
+      repair: the sentence that says what to do.
+
+    Raises:
+      InputError: with each leaf that is missing, extra or of another shape.
+    """
+    ours, theirs = leaves_by_path(tree), leaves_by_path(like)
+    said = [f"{name} has no leaf {path}" for path in theirs if path not in ours]
+    said += [f"{name} has a leaf {path} that {like_name} lacks" for path in ours if path not in theirs]
+    said += [
+        f"{name}{path} is {short(ours[path])}, {like_name}{path} is {short(theirs[path])}"
+        for path in ours
+        if path in theirs and np.shape(ours[path]) != np.shape(theirs[path])
+    ]
+    if not said and jax.tree.structure(tree) != jax.tree.structure(like):
+        said = [f"{name} is {jax.tree.structure(tree)}, {like_name} is {jax.tree.structure(like)}"]
+    if said:
+        has = ", ".join(theirs) or "no leaves"
+        raise InputError(f"{function}: {'; '.join(said)} ({like_name} has {has}). {repair}")
+
+
+def check_learning_rate(function: str, learning_rate: Any) -> None:
+    """Refuse a learning rate that is not positive and finite, where its value is known before the run.
+
+    Args:
+      function: the public function that was called.
+      learning_rate: a number or a scalar array; a value under tracing is let through.
+
+    Raises:
+      InputError: if it is zero, negative, NaN or infinite, or not a scalar.
+      InputTypeError: if it is not a real number.
+    """
+    if isinstance(learning_rate, jax.core.Tracer):
+        return
+    given = f"{function}: learning_rate is {learning_rate!r}, expected"
+    number = isinstance(learning_rate, (int, float, np.ndarray, np.generic, jax.Array))
+    if not number or isinstance(learning_rate, bool):
+        raise InputTypeError(f"{given} a positive number. Pass a float such as 0.1.")
+    if np.shape(learning_rate) != () or not jnp.issubdtype(jnp.result_type(learning_rate), jnp.number):
+        raise InputError(f"{given} one positive number. Pass a float such as 0.1.")
+    if not (math.isfinite(float(learning_rate)) and float(learning_rate) > 0):
+        raise InputError(f"{given} a positive and finite number. Pass one such as 0.1.")

@@ -1,0 +1,1 @@
+"""Results as frozen values that know how to show themselves, and no framework."""
