@@ -71,8 +71,10 @@ def fused_multiply_add(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
     using rounding to odd", IEEE Transactions on Computers 57 (2008). The product's error is Dekker's.
 
     Args:
-      a, b, c: float32 or float64 of one dtype and shape; exact while ``a * b`` neither overflows when split
-        nor has an error term below the smallest normal number.
+      a: float32 or float64; exact while ``a * b`` neither overflows when split nor has an error term below the
+        smallest normal number.
+      b: the same dtype and shape.
+      c: the same dtype and shape.
 
     Returns:
       The same shape and dtype.
@@ -127,7 +129,7 @@ def _one_by_one(rows: jax.Array) -> jax.Array:
 
 
 def _cascade(rows: jax.Array) -> jax.Array:
-    """torch's ``multi_row_sum``: ``[n, columns] -> [columns]`` in levels of 16 (or more, for very long rows)."""
+    """The ``multi_row_sum`` of torch: ``[n, columns] -> [columns]`` in levels of 16 (or more, for very long rows)."""
     n, columns = rows.shape
     group = 2 ** max(4, (n - 1).bit_length() // _LEVELS) if n else 16
     parts = []  # what is left over at each level, the deepest level last
@@ -143,7 +145,7 @@ def _cascade(rows: jax.Array) -> jax.Array:
 
 
 def _row_sum(rows: jax.Array) -> jax.Array:
-    """torch's ``row_sum``: ``[n, lanes] -> [lanes]``, four rows side by side."""
+    """The ``row_sum`` of torch: ``[n, lanes] -> [lanes]``, four rows side by side."""
     n, lanes = rows.shape
     whole = n - n % _ROWS_AT_ONCE
     four = _cascade(rows[:whole].reshape(-1, _ROWS_AT_ONCE * lanes)).reshape(_ROWS_AT_ONCE, lanes)
@@ -160,7 +162,7 @@ def _serial_total(flat: jax.Array, lanes: int) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=1)
-def _total(values: jax.Array, order: SumOrder) -> jax.Array:
+def _add_up(values: jax.Array, order: SumOrder) -> jax.Array:
     flat = values.reshape(-1)
     lanes = order.vector_bytes // flat.dtype.itemsize
     busy = min(order.threads, -(-len(flat) // _GRAIN))
@@ -172,7 +174,6 @@ def _total(values: jax.Array, order: SumOrder) -> jax.Array:
     return jnp.where(total == 0, jnp.zeros_like(total), total)  # torch starts from +0, so it never ends at -0
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def total(values: jax.Array, order: SumOrder = SumOrder()) -> jax.Array:
     """The sum of all entries, added in torch's order.
 
@@ -196,14 +197,15 @@ def total(values: jax.Array, order: SumOrder = SumOrder()) -> jax.Array:
 
 
 def _total_forward(values: jax.Array, order: SumOrder) -> tuple[jax.Array, Any]:
-    return total(values, order), jnp.zeros_like(values)
+    return _add_up(values, order), jnp.zeros_like(values)
 
 
 def _total_backward(order: SumOrder, zeros: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
     return (zeros + grad,)
 
 
-total.defvjp(_total_forward, _total_backward)
+_total = jax.custom_vjp(_add_up, nondiff_argnums=(1,))
+_total.defvjp(_total_forward, _total_backward)
 
 
 # --- the lesson -------------------------------------------------------------------------------------------------------
@@ -247,13 +249,13 @@ def linear(params: LinearParams, x: jax.Array | np.ndarray, order: SumOrder = Su
     return _linear(w, b, x, order)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _linear(w: jax.Array, b: jax.Array, x: jax.Array, order: SumOrder) -> jax.Array:
-    return product(w, x) + b
+def round_linear(w: jax.Array, b: jax.Array, x: jax.Array, order: SumOrder) -> jax.Array:
+    """The forward pass of ``linear``: two roundings."""
+    return product(w, x) + b  # -> Q, Q again
 
 
 def _linear_forward(w: jax.Array, b: jax.Array, x: jax.Array, order: SumOrder) -> tuple[jax.Array, Any]:
-    return _linear(w, b, x, order), (w, b, x)
+    return round_linear(w, b, x, order), (w, b, x)
 
 
 def _linear_backward(order: SumOrder, saved: Any, grad: jax.Array) -> tuple[jax.Array, ...]:
@@ -265,6 +267,7 @@ def _linear_backward(order: SumOrder, saved: Any, grad: jax.Array) -> tuple[jax.
     return of_parameter(w, product(grad, x)), of_parameter(b, grad), product(grad, w)
 
 
+_linear = jax.custom_vjp(round_linear, nondiff_argnums=(3,))
 _linear.defvjp(_linear_forward, _linear_backward)
 
 
@@ -290,14 +293,14 @@ def mse(y: jax.Array | np.ndarray, yhat: jax.Array | np.ndarray, order: SumOrder
     return _mse(y, yhat, order)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _mse(y: jax.Array, yhat: jax.Array, order: SumOrder) -> jax.Array:
+def round_mse(y: jax.Array, yhat: jax.Array, order: SumOrder) -> jax.Array:
+    """The forward pass of ``mse``: torch's order of the sum and its true division."""
     error = y - yhat
-    return quotient(total(product(error, error), order), error.size)
+    return quotient(total(product(error, error), order), error.size)  # -> loss, loss again
 
 
 def _mse_forward(y: jax.Array, yhat: jax.Array, order: SumOrder) -> tuple[jax.Array, Any]:
-    return _mse(y, yhat, order), y - yhat
+    return round_mse(y, yhat, order), y - yhat
 
 
 def _mse_backward(order: SumOrder, error: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -306,6 +309,7 @@ def _mse_backward(order: SumOrder, error: jax.Array, grad: jax.Array) -> tuple[j
     return towards_y, -towards_y
 
 
+_mse = jax.custom_vjp(round_mse, nondiff_argnums=(2,))
 _mse.defvjp(_mse_forward, _mse_backward)
 
 
@@ -335,6 +339,6 @@ def sgd_update(params: Any, grads: Any, learning_rate: float | jax.Array, *, fus
         _check_dtype("exact.sgd_update", "a leaf of params", leaf)
         rate = jnp.full_like(leaf, learning_rate)
         grad = jnp.asarray(grad, leaf.dtype)
-        return fused_multiply_add(-rate, grad, leaf) if fused else leaf - product(rate, grad)
+        return fused_multiply_add(-rate, grad, leaf) if fused else leaf - product(rate, grad)  # -> w, b
 
     return jax.tree.map(updated, params, grads)

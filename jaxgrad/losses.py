@@ -21,7 +21,9 @@ def check_pair(y: jax.Array, yhat: jax.Array) -> tuple[jax.Array, jax.Array]:
             repair = "Reshape one: yhat.reshape(y.shape)." if y.size == yhat.size else repair
         raise InputError(f"mse: y is {short(y)} and yhat is {short(yhat)}, expected {why}. {repair}")
     if y.size == 0:
-        raise InputError(f"mse: y and yhat are empty ({short(y)}), expected at least one entry: their mean is undefined.")
+        raise InputError(
+            f"mse: y and yhat are empty ({short(y)}), expected at least one entry: their mean is undefined."
+        )
     if not jnp.issubdtype(yhat.dtype, jnp.floating):
         raise InputTypeError(
             f"mse: yhat is {short(yhat)}, expected a floating dtype, since a gradient needs floats. "
@@ -56,7 +58,7 @@ def mse(y: jax.Array | np.ndarray, yhat: jax.Array | np.ndarray) -> jax.Array:
     3.6667
     """
     y, yhat = check_pair(jnp.asarray(y), jnp.asarray(yhat))
-    return jnp.mean((y - yhat) ** 2)
+    return jnp.mean((y - yhat) ** 2)  # -> loss, loss again
 
 
 def loss(params: LinearParams, x: jax.Array | np.ndarray, y: jax.Array | np.ndarray) -> jax.Array:

@@ -64,4 +64,4 @@ def linear(params: LinearParams, x: jax.Array | np.ndarray) -> jax.Array:
     """
     x = jnp.asarray(x)
     w, b = (fit_to(name, jnp.asarray(value), x) for name, value in zip("wb", params, strict=True))
-    return w * x + b
+    return w * x + b  # -> Q, Q again

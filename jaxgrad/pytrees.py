@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,8 +73,10 @@ def check_same_tree(function: str, name: str, tree: Any, like_name: str, like: A
 
     Args:
       function: the public function that was called.
-      name, tree: the tree under test and its argument's name.
-      like_name, like: the tree that it must resemble.
+      name: the name of the argument under test.
+      tree: its value.
+      like_name: the name of the argument that it must resemble.
+      like: its value.
       repair: the sentence that says what to do.
 
     Raises:

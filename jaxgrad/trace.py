@@ -36,15 +36,16 @@ class SourceLine:
         return f"{self.code}  ({self.file}:{self.line})"
 
 
-def lines_of(function: Callable[..., Any]) -> dict[str, SourceLine]:
-    """The lines of a function that name what they compute in a comment ``# -> Q`` or ``# -> w, b``."""
-    path = Path(inspect.getsourcefile(function) or "?")
-    code, first = inspect.getsourcelines(function)
+def lines_of(*functions: Callable[..., Any]) -> dict[str, SourceLine]:
+    """The lines of functions that name what they compute in a comment ``# -> Q`` or ``# -> w, b``."""
     found = {}
-    for number, text in enumerate(code, start=first):
-        if match := re.search(r"^\s*(?:return )?(.+?)\s+# -> (.+)$", text):
-            for name in match[2].split(", "):
-                found[name] = SourceLine(f"{path.parent.name}/{path.name}", number, match[1])
+    for function in functions:
+        path = Path(inspect.getsourcefile(function) or "?")
+        code, first = inspect.getsourcelines(function)
+        for number, text in enumerate(code, start=first):
+            if match := re.search(r"^\s*(?:return )?(.+?)\s+# -> (.+)$", text):
+                for name in match[2].split(", "):
+                    found[name] = SourceLine(f"{path.parent.name}/{path.name}", number, match[1])
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,16 +42,15 @@ def sgd_update(params: Params, grads: Params, learning_rate: float | jax.Array) 
     1.0
     """
     check_floating("sgd_update", "params", params)
-    check_same_tree(
-        "sgd_update", "grads", grads, "params", params, "Differentiate with respect to the same tree."
-    )
+    check_same_tree("sgd_update", "grads", grads, "params", params, "Differentiate with respect to the same tree.")
     check_learning_rate("sgd_update", learning_rate)
 
     def updated(leaf: Any, grad: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
         # A rate that is an array of another dtype must not decide the dtype of the parameters.
         rate = learning_rate if isinstance(learning_rate, (int, float)) else jnp.asarray(learning_rate, leaf.dtype)
-        return leaf - rate * jnp.asarray(grad, leaf.dtype)
+        grad = jnp.asarray(grad, leaf.dtype)
+        return leaf - rate * grad  # -> w, b
 
     return jax.tree.map(updated, params, grads)
 
@@ -113,13 +112,15 @@ def make_step(
                 "loss(params, *batch). Pass (x, y), or (x,) for one array."
             )
         value, grads = jax.value_and_grad(_scalar(loss))(params, *batch)
-        if optimizer is None:
+        if learning_rate is not None:
             return sgd_update(params, grads, learning_rate), opt_state, value
         import optax  # the optimizer came from it, so it is loaded
 
         # Line searches and plateau rules need the loss as well; a plain transformation ignores these.
         extra = {"value": value, "grad": grads, "value_fn": lambda p: loss(p, *batch)}
-        updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, opt_state, params, **extra)
+        updates, opt_state = optax.with_extra_args_support(cast("optax.GradientTransformation", optimizer)).update(
+            grads, opt_state, params, **extra
+        )
         return optax.apply_updates(params, updates), opt_state, value
 
     return jax.jit(step, donate_argnums=(0, 1) if donate else ())
@@ -132,8 +133,7 @@ def _scalar(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         value = loss(params, *batch)
         if not isinstance(value, (jax.Array, np.ndarray, np.generic, float)):
             raise InputTypeError(
-                f"make_step: loss returned a {type(value).__name__}, expected a scalar array. "
-                "Return the loss alone."
+                f"make_step: loss returned a {type(value).__name__}, expected a scalar array. Return the loss alone."
             )
         if np.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise InputError(

@@ -96,7 +96,7 @@ def loop(
         update=update,
         learning_rate=learning_rate,
         device="cpu",
-        lines={**lines_of(forward), **lines_of(loop), **lines_of(make_update)},
+        lines=lines_of(forward, loop, make_update),
     )
 
 
@@ -134,6 +134,8 @@ def sum_order(dtype: Any = np.float32) -> SumOrder | None:
     bits = [torch.tensor(row).sum().numpy().tobytes() for row in rows]
     for vector_bytes in (32, 16, 64):
         order = SumOrder(vector_bytes, torch.get_num_threads())
-        if all(np.asarray(total(jnp.asarray(row), order)).tobytes() == seen for row, seen in zip(rows, bits, strict=True)):
+        if all(
+            np.asarray(total(jnp.asarray(row), order)).tobytes() == seen for row, seen in zip(rows, bits, strict=True)
+        ):
             return order
     return None

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import InputError
@@ -36,13 +37,15 @@ def version() -> str:
     return str(recording()["torch"])
 
 
-def covers(trace: Trace) -> bool:
-    """Whether a lesson started from what was recorded, and for no more steps."""
-    return _mismatch(trace) is None
+def covers(w: float, b: float, learning_rate: float, steps: int) -> bool:
+    """Whether a lesson on its own points, from this guess, at this rate, for so many steps, was recorded."""
+    whole = _recorded("hand")
+    same_start = (w, b, learning_rate) == (float(whole["guess.w"]), float(whole["guess.b"]), whole.learning_rate)
+    return same_start and steps <= whole.steps and jnp.result_type(float) == whole.dtype
 
 
 def run_like(trace: Trace) -> Trace:
-    """torch's recorded values for the lesson that ``trace`` ran.
+    """The values recorded of torch for the lesson that ``trace`` ran.
 
     Args:
       trace: a JAX trace; its data, guess, learning rate and update choose the recording.
@@ -63,9 +66,7 @@ def run_like(trace: Trace) -> Trace:
     values = {name: value[:steps] if name in PER_STEP else value for name, value in whole.values.items()}
     if steps < whole.steps:  # the step after the last one shown begins with what the lesson calls "again"
         values.update({name: whole[name.removesuffix(" again")][steps] for name in AFTERWARDS})
-    return Trace(
-        values, whole.framework, whole.route, whole.update, whole.learning_rate, whole.device, whole.lines
-    )
+    return Trace(values, whole.framework, whole.route, whole.update, whole.learning_rate, whole.device, whole.lines)
 
 
 @cache

@@ -47,7 +47,7 @@ class LessonComparison:
       reason: a sentence, what the verdict rests on.
       first: the first value whose bits differ, with its cause; None if none does.
       differences: all values whose bits differ, in the order they were computed.
-      values_compared: how many values (arrays, not entries) were held against each other.
+      steps: how many steps were held against each other, the forward pass "again" included.
       largest_units: the largest error that either side made in a step of its own, in rounding units.
     """
 
@@ -55,7 +55,7 @@ class LessonComparison:
     reason: str
     first: Difference | None
     differences: tuple[Difference, ...]
-    values_compared: int
+    steps: int
     largest_units: float
 
     @property
@@ -115,7 +115,7 @@ def compare_lessons(jax_trace: Trace, torch_trace: Trace, *, sum_order: SumOrder
         first = Difference(**{**vars(first), "cause": cause})
         differences[0] = first
     verdict, reason = _judge(wrong, largest, compared, differences)
-    return LessonComparison(verdict, reason, first, tuple(differences), compared, largest)
+    return LessonComparison(verdict, reason, first, tuple(differences), jax_trace.steps + 1, largest)
 
 
 def _judge(wrong: str, largest: float, compared: int, differences: list[Difference]) -> tuple[Verdict, str]:

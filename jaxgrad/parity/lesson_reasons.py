@@ -34,14 +34,15 @@ EXPLANATIONS = {
 COMPILED = ("jit", "exact")
 """The routes of ``run_lesson`` in which XLA sees more than one operation at a time."""
 
-Candidate = tuple[tuple[str, ...], np.ndarray]
+Candidate = tuple[tuple[str, ...], jax.Array]
 
 
 def explain(jax_trace: Trace, torch_trace: Trace, step: int, name: str, order: SumOrder) -> Cause | None:
     """The cause of a difference between two traces whose earlier values have the same bits.
 
     Args:
-      jax_trace, torch_trace: float32 or float64 (nothing is proven for other dtypes).
+      jax_trace: float32 or float64 (nothing is proven for other dtypes).
+      torch_trace: the same.
       step: counted from 0; ``steps`` for a name of ``AFTERWARDS``.
       name: the value.
       order: torch's order of the sum.
@@ -68,9 +69,7 @@ def explain(jax_trace: Trace, torch_trace: Trace, step: int, name: str, order: S
     elif plain.endswith(".grad"):
         prediction = jnp.asarray(value(torch_trace, "Q"))
         factor = x if plain == "w.grad" else None
-        candidates = _for_errors(
-            lambda error: _of_gradient(error, factor, ours.shape, order), params, x, y, prediction
-        )
+        candidates = _for_errors(lambda error: _of_gradient(error, factor, ours.shape, order), params, x, y, prediction)
     else:
         grad = jnp.asarray(value(torch_trace, f"{plain}.grad"))
         candidates = _of_update(getattr(params, plain), grad, torch_trace.learning_rate)
@@ -82,14 +81,13 @@ def explain(jax_trace: Trace, torch_trace: Trace, step: int, name: str, order: S
         for reasons, candidate in candidates
         if not impossible & set(reasons)
     ]
-    ours_by = [reasons for reasons, candidate in made if candidate.tobytes() == ours.tobytes()]
-    theirs_by = [reasons for reasons, candidate in made if candidate.tobytes() == theirs.tobytes()]
-    if not ours_by or not theirs_by:
+    torch_way = {UPDATE} if plain in "wb" and torch_trace.update == "sgd" else set()
+    if not any(set(reasons) == torch_way and made_so.tobytes() == theirs.tobytes() for reasons, made_so in made):
+        return None  # not the torch whose rounding is known here
+    found = [set(reasons) ^ torch_way for reasons, made_so in made if made_so.tobytes() == ours.tobytes()]
+    if not found:
         return None
-    # Where several ways give the same bits, the pair with the fewest reasons between them is said.
-    changed = min(
-        (tuple(sorted(set(a) ^ set(b))) for a in ours_by for b in theirs_by), key=lambda reasons: (len(reasons), reasons)
-    )
+    changed = min((tuple(sorted(reasons)) for reasons in found), key=lambda reasons: (len(reasons), reasons))
     place = tuple(np.argwhere(np.atleast_1d(ours != theirs))[0]) if (ours != theirs).any() else (0,) * max(1, ours.ndim)
     shown = [hexes(np.atleast_1d(side)[place]) for side in (theirs, ours)]
     return Cause(
@@ -105,7 +103,9 @@ def _of_prediction(params: LinearParams, x: jax.Array, order: SumOrder) -> Itera
 
 
 def _fused_prediction(params: LinearParams, x: jax.Array) -> jax.Array:
-    w, b = (jnp.broadcast_to(fit_to(name, value, x), x.shape) for name, value in zip("wb", params, strict=True))
+    w, b = (
+        jnp.broadcast_to(fit_to(name, jnp.asarray(value), x), x.shape) for name, value in zip("wb", params, strict=True)
+    )
     return exact.fused_multiply_add(w, x, b)
 
 
@@ -144,9 +144,7 @@ def _of_loss(error: jax.Array, order: SumOrder) -> Iterator[Candidate]:
         yield (*reasons, DIVISION), total * jnp.asarray(1 / np.asarray(n, total.dtype), total.dtype)
 
 
-def _of_gradient(
-    error: jax.Array, x: jax.Array | None, shape: tuple[int, ...], order: SumOrder
-) -> Iterator[Candidate]:
+def _of_gradient(error: jax.Array, x: jax.Array | None, shape: tuple[int, ...], order: SumOrder) -> Iterator[Candidate]:
     share = exact.quotient(jnp.ones_like(error), error.size)
     slopes = exact.product(share, -2 * error)
     if shape == error.shape and error.size != 1:

@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxgrad.trace import Trace
 
+Array = np.ndarray | np.floating
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -21,8 +23,8 @@ class Expected:
       allowed: how many units rounding can explain: half a unit for each rounding on the longest way to the value.
     """
 
-    value: np.ndarray
-    unit: np.ndarray
+    value: Array
+    unit: Array
     allowed: float
 
     def units(self, difference: np.ndarray) -> float:
@@ -52,7 +54,7 @@ def expected(trace: Trace, step: int) -> dict[str, Expected]:
     scale = np.abs(y) + q_scale  # of the subtraction, whose result may be small
     long_sum = n / 2 + 8  # n - 1 additions, one after the other in the worst order, and the few roundings before
 
-    def unit(size: np.ndarray) -> np.ndarray:
+    def unit(size: Array) -> Array:
         return eps * size + tiny
 
     found = {

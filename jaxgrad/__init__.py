@@ -1,0 +1,65 @@
+"""jaxgrad: the torch autograd lesson as pure JAX functions, and a proof, step by step, that it is the same.
+
+The names below load on first use, so ``import jaxgrad`` costs nothing and needs neither torch nor any extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxgrad.errors import (
+        DivergenceError as DivergenceError,
+        InputError as InputError,
+        InputTypeError as InputTypeError,
+        JaxgradError as JaxgradError,
+        MissingExtraError as MissingExtraError,
+    )
+    from jaxgrad.lesson import run_lesson as run_lesson
+    from jaxgrad.losses import loss as loss, mse as mse
+    from jaxgrad.model import LinearParams as LinearParams, linear as linear
+    from jaxgrad.parity.lesson import compare_lessons as compare_lessons
+    from jaxgrad.report.values import Cause as Cause, Verdict as Verdict
+    from jaxgrad.stability import largest_stable_rate as largest_stable_rate
+    from jaxgrad.trace import Trace as Trace
+    from jaxgrad.updates import make_step as make_step, sgd_update as sgd_update
+
+# Each public name and the module that holds it, in the order of the lesson.
+_HOMES = {
+    "LinearParams": "model",
+    "linear": "model",
+    "mse": "losses",
+    "loss": "losses",
+    "sgd_update": "updates",
+    "make_step": "updates",
+    "run_lesson": "lesson",
+    "largest_stable_rate": "stability",
+    "Trace": "trace",
+    "compare_lessons": "parity.lesson",
+    "Verdict": "report.values",
+    "Cause": "report.values",
+    "JaxgradError": "errors",
+    "InputError": "errors",
+    "InputTypeError": "errors",
+    "MissingExtraError": "errors",
+    "DivergenceError": "errors",
+}
+
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("jaxgrad")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxgrad' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"jaxgrad.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, "__version__"])

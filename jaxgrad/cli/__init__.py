@@ -1,0 +1,75 @@
+"""The command line: parse, call, print, exit code. One module a command; no logic lives here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from jaxgrad.cli import lesson
+from jaxgrad.errors import DivergenceError, JaxgradError
+
+EXIT_CODES = """\
+exit codes:
+  0  the same (identical, or only rounding differs)
+  1  different, or the run diverges
+  2  usage or bad input
+  3  inconclusive: nothing to compare with, or not enough
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each command's module adds its own."""
+    top = argparse.ArgumentParser(
+        prog="jaxgrad",
+        description="The torch autograd lesson as pure JAX functions, and a proof, step by step, that it is the same.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="store_true", help="print the versions of jaxgrad, jax and optax, and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for module in (lesson,):
+        module.add_to(commands, EXIT_CODES)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+      arguments: without the program's name; ``sys.argv[1:]`` by default.
+
+    Returns:
+      The exit code. Errors that jaxgrad raises on purpose become one line on standard error.
+    """
+    top = parser()
+    try:
+        options = top.parse_args(arguments)
+    except SystemExit as stop:  # argparse exits by itself for --help and for a usage error
+        return int(stop.code or 0)
+    if options.version:
+        from importlib.metadata import version
+
+        print(", ".join(f"{package} {version(package)}" for package in ("jaxgrad", "jax", "optax")))
+        return 0
+    if options.command is None:
+        top.print_help()
+        return 2
+    try:
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except DivergenceError as error:
+        print(f"jaxgrad: {error}", file=sys.stderr)
+        return 1
+    except JaxgradError as error:
+        print(f"jaxgrad: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxgrad: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) is gone: end quietly, also when Python flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
