@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
+from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -29,19 +30,20 @@ def read_points(path: str | Path) -> tuple[np.ndarray, np.ndarray, tuple[str, st
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter, rows = _rows(path, file)
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Pass a CSV file with two columns.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8 (byte {error.start}). Pass a CSV file.") from error
+    delimiter, rows = _rows(path, text)
     if not rows:
         raise InputError(f"{path}: is empty, expected a header and two columns of numbers.")
 
     (_, header), *rest = rows
     if len(header) != 2:
         raise InputError(
-            f"{path}, line {rows[0][0]}: {len(header)} columns, expected two: x, then y. Keep the two you want to fit."
+            f"{path}, line {rows[0][0]}: {len(header)} column{'s' * (len(header) != 1)}, expected two: x, then y. "
+            "Keep the two you want to fit."
         )
     if all(_number(field) is not None for field in header):
         raise InputError(
@@ -57,21 +59,38 @@ def read_points(path: str | Path) -> tuple[np.ndarray, np.ndarray, tuple[str, st
     return x, y, (header[0].strip(), header[1].strip())
 
 
-def _rows(path: Path, file: TextIO) -> tuple[str, list[tuple[int, list[str]]]]:
+def _rows(path: Path, text: str) -> tuple[str, list[tuple[int, list[str]]]]:
     """The delimiter, and each row that is not blank with the number of its line."""
-    first = file.readline()
-    file.seek(0)
-    delimiter = max(_DELIMITERS, key=first.count)
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    delimiter = _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return delimiter, [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}). Mend that line.") from error
 
 
+def _delimiter(text: str) -> str:
+    """What cuts the header and the first row in two; where nothing does, what cuts the header most often."""
+    written = (line for line in io.StringIO(text, newline="") if line.strip(f" \r\n{_DELIMITERS}"))
+    lines = list(islice(written, 2))
+
+    def fit(delimiter: str) -> tuple[int, list[int]]:
+        fields = [_fields(line, delimiter) for line in lines]
+        return fields.count(2), fields[:1]
+
+    return max(_DELIMITERS, key=fit)
+
+
+def _fields(line: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter, strict=True), ()))
+    except csv.Error:  # quotes that only another delimiter explains
+        return 0
+
+
 def _number(field: str) -> float | None:
     try:
-        return float(field)
+        return None if "_" in field else float(field)  # Python reads 1_5 as fifteen
     except ValueError:
         return None
 
@@ -79,7 +98,8 @@ def _number(field: str) -> float | None:
 def _field(path: Path, line: int, row: list[str], column: int, header: list[str]) -> float:
     if len(row) != 2:
         raise InputError(
-            f"{path}, line {line}: {len(row)} fields {row!r}, expected 2 as in the header. Mend that line."
+            f"{path}, line {line}: {len(row)} field{'s' * (len(row) != 1)} {row!r}, expected 2 as in the header. "
+            "Mend that line."
         )
     value = _number(row[column])
     if value is None or not math.isfinite(value):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from types import ModuleType
+from typing import Any
 
 
 class JaxgradError(Exception):
@@ -22,6 +24,10 @@ class MissingExtraError(JaxgradError, ImportError):
     """An optional package is not installed; the message names the command that installs it."""
 
 
+class ProgramError(JaxgradError, RuntimeError):
+    """A loss that was given raised; the error itself, with its traceback, is the cause (``__cause__``)."""
+
+
 class DivergenceError(JaxgradError, ArithmeticError):
     """Gradient descent ran away: the learning rate is too big for the data.
 
@@ -34,6 +40,9 @@ class DivergenceError(JaxgradError, ArithmeticError):
         super().__init__(message)
         self.step = step
         self.largest_stable_rate = largest_stable_rate
+
+    def __reduce__(self) -> tuple[Any, ...]:  # by itself an exception is pickled by its message alone
+        return partial(type(self), step=self.step, largest_stable_rate=self.largest_stable_rate), (str(self),)
 
 
 # The extra that brings each optional package; one row a package.

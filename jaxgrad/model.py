@@ -27,7 +27,7 @@ class LinearParams(NamedTuple):
     b: jax.Array | np.ndarray | float
 
 
-def fit_to(name: str, parameter: jax.Array, x: jax.Array) -> jax.Array:
+def fit_to(name: str, parameter: jax.Array, x: jax.Array | np.ndarray) -> jax.Array:
     """A parameter as it meets ``x``: one entry for all of ``x``, or a shape that ``x`` covers."""
     if parameter.ndim == 0 or parameter.shape == x.shape:
         return parameter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -12,23 +13,34 @@ import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError
 
-_SHORT_KINDS = {"f": "f", "i": "i", "u": "u", "c": "c"}
+_SHORT_KINDS = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
+_NUMBERS = (bool, int, float, complex)
 
 
 def short(value: Any) -> str:
-    """The short form of an array's type: ``f32[3]``, ``bf16[]``, ``i32[2,3]``.
+    """The short form of an array's type: ``f32[3]``, ``bf16[]``, ``i32[2,3]``; of any other thing, its class.
 
-    >>> short(np.zeros((2, 3), np.float32))
-    'f32[2,3]'
+    >>> short(np.zeros((2, 3), np.float32)), short("text")
+    ('f32[2,3]', 'str')
     """
-    dtype = np.dtype(jnp.result_type(value))
-    if dtype.name.startswith("bfloat"):
-        name = "bf16"
-    elif dtype.kind in _SHORT_KINDS:
-        name = f"{_SHORT_KINDS[dtype.kind]}{8 * dtype.itemsize}"
-    else:
-        name = dtype.name
+    if not (hasattr(value, "dtype") or isinstance(value, _NUMBERS)):
+        return type(value).__name__
+    name = dtype_of(value).name
+    if (parts := re.fullmatch(r"([a-z]+)(\d+)", name)) and parts[1] in _SHORT_KINDS:
+        name = _SHORT_KINDS[parts[1]] + parts[2]
     return f"{name}[{','.join(map(str, np.shape(value)))}]"
+
+
+def dtype_of(value: Any) -> Any:
+    """The dtype in which JAX holds a number or an array; NumPy's own where JAX has none, as for text.
+
+    >>> dtype_of(np.array(["text"])).kind
+    'U'
+    """
+    try:
+        return jnp.result_type(value)
+    except TypeError:
+        return value.dtype
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
@@ -57,9 +69,9 @@ def check_floating(function: str, argument: str, tree: Any) -> None:
         raise InputError(f"{function}: {argument} has no leaves, expected at least one array. Pass the parameters.")
     wrong = []
     for path, leaf in leaves.items():
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, *_NUMBERS)):
             wrong.append(f"{argument}{path} is a {type(leaf).__name__}")
-        elif not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        elif not jnp.issubdtype(dtype_of(leaf), jnp.floating):
             wrong.append(f"{argument}{path} is {short(leaf)}")
     if wrong:
         raise InputTypeError(
@@ -90,10 +102,12 @@ def check_same_tree(function: str, name: str, tree: Any, like_name: str, like: A
         for path in ours
         if path in theirs and np.shape(ours[path]) != np.shape(theirs[path])
     ]
+    if ("" in ours) != ("" in theirs):  # one is a bare leaf, whose path is empty
+        said = []
     if not said and jax.tree.structure(tree) != jax.tree.structure(like):
         said = [f"{name} is {jax.tree.structure(tree)}, {like_name} is {jax.tree.structure(like)}"]
     if said:
-        has = ", ".join(theirs) or "no leaves"
+        has = ", ".join(path or "one leaf" for path in theirs) or "no leaves"
         raise InputError(f"{function}: {'; '.join(said)} ({like_name} has {has}). {repair}")
 
 
@@ -102,19 +116,19 @@ def check_learning_rate(function: str, learning_rate: Any) -> None:
 
     Args:
       function: the public function that was called.
-      learning_rate: a number or a scalar array; a value under tracing is let through.
+      learning_rate: a number or a scalar array; under tracing all but its value is checked.
 
     Raises:
       InputError: if it is zero, negative, NaN or infinite, or not a scalar.
       InputTypeError: if it is not a real number.
     """
-    if isinstance(learning_rate, jax.core.Tracer):
-        return
     given = f"{function}: learning_rate is {learning_rate!r}, expected"
     number = isinstance(learning_rate, (int, float, np.ndarray, np.generic, jax.Array))
-    if not number or isinstance(learning_rate, bool):
+    if not number or not any(jnp.issubdtype(dtype_of(learning_rate), kind) for kind in (jnp.floating, jnp.integer)):
         raise InputTypeError(f"{given} a positive number. Pass a float such as 0.1.")
-    if np.shape(learning_rate) != () or not jnp.issubdtype(jnp.result_type(learning_rate), jnp.number):
+    if np.shape(learning_rate) != ():
         raise InputError(f"{given} one positive number. Pass a float such as 0.1.")
+    if isinstance(learning_rate, jax.core.Tracer):
+        return
     if not (math.isfinite(float(learning_rate)) and float(learning_rate) > 0):
         raise InputError(f"{given} a positive and finite number. Pass one such as 0.1.")

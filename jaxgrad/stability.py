@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.errors import DivergenceError
-from jaxgrad.model import LinearParams
+from jaxgrad.errors import DivergenceError, InputError, InputTypeError
+from jaxgrad.model import LinearParams, fit_to
+from jaxgrad.pytrees import short
 from jaxgrad.trace import Trace
 
 
@@ -15,20 +18,30 @@ def largest_stable_rate(x: Any, params: LinearParams) -> float:
     """The learning rate below which descent on the line's mean squared error converges: 2 over the curvature.
 
     Args:
-      x: the inputs ``[...]``.
-      params: the guess; only the shapes matter.
+      x: the inputs ``[...]``, not empty and finite.
+      params: the guess; only the shapes matter, and fit ``x`` as ``linear`` asks.
 
     Returns:
-      ``2 / largest eigenvalue`` of the Hessian of ``loss`` in float64; the truth ``y`` does not enter.
+      ``2 / largest eigenvalue`` of the Hessian of ``loss`` in float64; the truth ``y`` does not enter. Zero if the
+      squares of ``x`` overflow.
+
+    Raises:
+      InputError: if ``x`` is empty or not finite, or a parameter does not fit it.
+      InputTypeError: if ``x`` is not numbers.
 
     >>> round(largest_stable_rate([1.0, 2.0, 3.0], LinearParams(2.0, 6.0)), 6)
     0.180295
     """
-    x = np.ravel(np.asarray(x, np.float64))
-    n = x.size
-    one_w, one_b = (np.size(parameter) == 1 for parameter in params)
-    squares = x**2
-    if one_w and one_b:
+    x = _inputs(x)
+    w, b = (fit_to(name, jnp.asarray(value), x) for name, value in zip("wb", params, strict=True))
+    n, one_w, one_b = x.size, w.size == 1, b.size == 1
+    with np.errstate(over="ignore"):
+        squares = np.ravel(x) ** 2
+        if not np.isfinite(squares.sum()):
+            return 0.0
+    if not all(one or parameter.shape == x.shape for one, parameter in ((one_w, w), (one_b, b))):
+        largest = np.linalg.norm(np.hstack([_slopes(w.shape, x), _slopes(b.shape, np.ones_like(x))]), 2) ** 2
+    elif one_w and one_b:
         largest = np.linalg.eigvalsh([[squares.sum(), x.sum()], [x.sum(), n]])[-1]
     elif one_w:
         largest = squares.sum() + 1
@@ -41,6 +54,29 @@ def largest_stable_rate(x: Any, params: LinearParams) -> float:
             low, high = (middle, high) if np.sum(1 / np.maximum(middle - squares, 1e-300)) > 1 else (low, middle)
         largest = high
     return float(2 / (2 / n * largest))
+
+
+def _inputs(x: Any) -> np.ndarray:
+    """The inputs in float64, refused where they have no curvature to speak of."""
+    try:
+        points = np.asarray(x, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(
+            f"largest_stable_rate: x is {x!r}, expected numbers or an array ({error}). Pass a list of floats."
+        ) from error
+    if not points.size or not np.isfinite(points).all():
+        given = short(x) if hasattr(x, "dtype") else repr(x)
+        raise InputError(
+            f"largest_stable_rate: x is {given}, expected at least one point, all finite. Remove or mend what is not."
+        )
+    return points
+
+
+def _slopes(shape: tuple[int, ...], factor: np.ndarray) -> np.ndarray:
+    """How each prediction depends on each entry of a parameter that rows or columns of ``x`` share: ``[x.size, k]``."""
+    size = math.prod(shape)
+    entry = np.ravel(np.broadcast_to(np.arange(size).reshape(shape), factor.shape))
+    return np.where(entry[:, None] == np.arange(size), np.ravel(factor)[:, None], 0.0)
 
 
 def diverged(step: int, sign: str, learning_rate: Any, x: Any, guess: LinearParams) -> DivergenceError:

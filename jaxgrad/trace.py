@@ -22,6 +22,7 @@ AFTERWARDS = ("Q again", "loss again")
 """Predicted and measured once more, with the parameters that the last step left."""
 GIVEN = ("x", "y", "guess.w", "guess.b")
 """What the lesson starts from."""
+ALL = (*GIVEN, *PER_STEP, *AFTERWARDS)
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ def lines_of(*functions: Callable[..., Any]) -> dict[str, SourceLine]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """The values of one lesson by name: ``trace["loss"]``.
 
     ``Q [steps, *x.shape]``, ``loss [steps]``, ``w.grad``, ``b.grad``, ``w`` and ``b`` ``[steps, *parameter]``
     (``w`` and ``b`` after the update of that step); ``x``, ``y``, ``guess.w``, ``guess.b`` as given and ``Q again``,
     ``loss again`` after the last step, without the step axis. All are read-only NumPy arrays of the dtype that
-    the lesson was computed in, copied when they were made: no later step rewrites them.
+    the lesson was computed in, copied when they were made: no later step rewrites them. Two traces are equal if all
+    of it is, bit for bit (NaN equals NaN).
 
     Attributes:
       values: the arrays.
@@ -83,7 +85,7 @@ class Trace:
 
     def __post_init__(self) -> None:
         copies = {}
-        for name in (*GIVEN, *PER_STEP, *AFTERWARDS):
+        for name in ALL:
             copies[name] = np.array(self.values[name])
             copies[name].setflags(write=False)
         object.__setattr__(self, "values", MappingProxyType(copies))
@@ -95,6 +97,15 @@ class Trace:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_data() == other.to_data() if isinstance(other, Trace) else NotImplemented
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled
+        given = self.framework, self.route, self.update, self.learning_rate, self.device
+        return type(self), (dict(self.values), *given, dict(self.lines))
 
     @property
     def steps(self) -> int:
@@ -143,12 +154,14 @@ class Trace:
         """The trace that ``to_data`` wrote.
 
         Raises:
-          InputError: if something is missing or not of the kind that was written.
+          InputError: if something is missing, not of the kind that was written, or does not fit the rest.
         """
         try:
             dtype = jnp.dtype(data["dtype"])
+            values = {name: _exactly(name, from_hexes(data["values"][name]), dtype) for name in ALL}
+            _check_shapes({name: value.shape for name, value in values.items()})
             return cls(
-                values={name: np.asarray(from_hexes(value), dtype) for name, value in data["values"].items()},
+                values=values,
                 framework=str(data["framework"]),
                 route=str(data["route"]),
                 update=str(data["update"]),
@@ -156,7 +169,7 @@ class Trace:
                 device=str(data["device"]),
                 lines={name: SourceLine(*line) for name, line in data["lines"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"Trace.from_data: {type(error).__name__}: {error}; expected what Trace.to_data wrote. Record it anew."
             ) from error
@@ -175,6 +188,28 @@ def hexes(value: Any) -> Any:
     if np.ndim(value):
         return [hexes(entry) for entry in value]
     return re.sub(r"\.?0*p", "p", float(value).hex())
+
+
+def _exactly(name: str, entries: Any, dtype: np.dtype) -> np.ndarray:
+    """The entries in the dtype that was written, which holds them without rounding."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype is {dtype.name}, not floating")
+    wide = np.asarray(entries, np.float64)
+    with np.errstate(over="ignore"):
+        value = wide.astype(dtype)
+    if not np.array_equal(value.astype(np.float64), wide, equal_nan=True):
+        raise ValueError(f"{name} has entries that {dtype.name} does not hold")
+    return value
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse values that one lesson cannot have made together."""
+    x, w, b, steps = shapes["x"], shapes["guess.w"], shapes["guess.b"], shapes["loss"][:1] or (1,)
+    fit = {"loss": steps, "y": x, "Q": steps + x, "Q again": x, "loss again": ()}
+    fit |= {"w": steps + w, "w.grad": steps + w, "b": steps + b, "b.grad": steps + b}
+    for name, shape in fit.items():
+        if shapes[name] != shape:
+            raise ValueError(f"{name} has shape {shapes[name]}, expected {shape}")
 
 
 def from_hexes(value: Any) -> Any:

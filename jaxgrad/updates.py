@@ -43,12 +43,15 @@ def sgd_update(params: Params, grads: Params, learning_rate: float | jax.Array) 
     """
     check_floating("sgd_update", "params", params)
     check_same_tree("sgd_update", "grads", grads, "params", params, "Differentiate with respect to the same tree.")
+    check_floating("sgd_update", "grads", grads)
     check_learning_rate("sgd_update", learning_rate)
 
     def updated(leaf: Any, grad: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
         # A rate that is an array of another dtype must not decide the dtype of the parameters.
-        rate = learning_rate if isinstance(learning_rate, (int, float)) else jnp.asarray(learning_rate, leaf.dtype)
+        # A Python number has none; NumPy's float64 is a Python float too, but brings one.
+        number = isinstance(learning_rate, (int, float))
+        rate = float(learning_rate) if number else jnp.asarray(learning_rate, leaf.dtype)
         grad = jnp.asarray(grad, leaf.dtype)
         return leaf - rate * grad  # -> w, b
 
@@ -69,7 +72,9 @@ def make_step(
       optimizer: an ``optax.GradientTransformation``; or
       learning_rate: a rate for the update by hand (``sgd_update``). Exactly one of the two.
       donate: give the buffers of ``params`` and ``opt_state`` to the step, which then holds one copy of
-        them instead of two; the arrays passed in can no longer be read. For loops that rebind both.
+        them instead of two; the arrays passed in can no longer be read. For loops that rebind both. JAX refuses
+        a state that holds one array twice, as that of ``optax.lbfgs`` at first does: pass
+        ``jax.tree.map(jnp.copy, opt_state)``.
 
     Returns:
       ``step(params, opt_state, batch) -> (params, opt_state, loss)``, jitted. ``batch`` is a tuple, spread as
@@ -107,8 +112,9 @@ def make_step(
     def step(params: Any, opt_state: Any, batch: tuple[Any, ...]) -> tuple[Any, Any, jax.Array]:
         check_floating("make_step", "params", params)
         if not isinstance(batch, tuple):
+            given = f"one array, {short(batch)}" if isinstance(batch, jax.Array) else f"a {type(batch).__name__}"
             raise InputTypeError(
-                f"make_step: batch is a {type(batch).__name__}, expected a tuple that is spread as "
+                f"make_step: batch is {given}, expected a tuple that is spread as "
                 "loss(params, *batch). Pass (x, y), or (x,) for one array."
             )
         value, grads = jax.value_and_grad(_scalar(loss))(params, *batch)

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         lambda: compile_ahead(len(x or LESSON_X)),
         lambda: importlib.import_module("jaxgrad.cli.lesson_output"),
     ):
-        Thread(target=work, daemon=True).start()
+        Thread(target=work).start()  # Python waits for it at exit: XLA dies if it compiles any longer
     order = torch_choice.sum_order(source) if options.route == "exact" else None
     trace = run_lesson(
         x,

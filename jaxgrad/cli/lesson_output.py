@@ -90,7 +90,9 @@ def _finite(number: float) -> float | None:
 
 
 def _decimals(value: np.ndarray) -> Any:
-    return value.astype(np.float64).tolist()
+    """Numbers for JSON, which has none for infinity: null there, and the hexadecimal form says which."""
+    numbers = value.astype(np.float64)
+    return np.where(np.isfinite(numbers), numbers, None).tolist()  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _by_place(compared: LessonComparison | None) -> dict[tuple[int, str], Difference]:
@@ -104,11 +106,19 @@ def _places(trace: Trace) -> Iterator[tuple[int, str]]:
     yield from ((trace.steps, name) for name in AFTERWARDS)
 
 
+class _Console(Console):
+    """A console that leaves it to the command line to end, where rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what was caught."""
+        raise
+
+
 def show(
     trace: Trace, torch_trace: Trace | None, source: str | None, compared: LessonComparison | None, title: str
 ) -> None:
     """Print the table, the lines of code, and the verdict."""
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     console.print(f"[bold]{escape(title)}[/], learning rate {trace.learning_rate:g}, {trace.dtype.name}")
     console.print(f"JAX    {trace.framework}, route {trace.route}, on {trace.device}")
     if torch_trace:
