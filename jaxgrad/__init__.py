@@ -15,12 +15,22 @@ if TYPE_CHECKING:
         InputTypeError as InputTypeError,
         JaxgradError as JaxgradError,
         MissingExtraError as MissingExtraError,
+        ProgramError as ProgramError,
     )
     from jaxgrad.lesson import run_lesson as run_lesson
     from jaxgrad.losses import loss as loss, mse as mse
     from jaxgrad.model import LinearParams as LinearParams, linear as linear
+    from jaxgrad.parity.engine import compare as compare
     from jaxgrad.parity.lesson import compare_lessons as compare_lessons
-    from jaxgrad.report.values import Cause as Cause, Verdict as Verdict
+    from jaxgrad.parity.programs import JaxProgram as JaxProgram, TorchProgram as TorchProgram
+    from jaxgrad.report.values import (
+        Cause as Cause,
+        DifferentError as DifferentError,
+        Divergence as Divergence,
+        Report as Report,
+        Site as Site,
+        Verdict as Verdict,
+    )
     from jaxgrad.stability import largest_stable_rate as largest_stable_rate
     from jaxgrad.trace import Trace as Trace
     from jaxgrad.updates import make_step as make_step, sgd_update as sgd_update
@@ -37,13 +47,21 @@ _HOMES = {
     "largest_stable_rate": "stability",
     "Trace": "trace",
     "compare_lessons": "parity.lesson",
+    "compare": "parity.engine",
+    "TorchProgram": "parity.programs",
+    "JaxProgram": "parity.programs",
+    "Report": "report.values",
     "Verdict": "report.values",
+    "Divergence": "report.values",
+    "Site": "report.values",
     "Cause": "report.values",
     "JaxgradError": "errors",
     "InputError": "errors",
     "InputTypeError": "errors",
     "MissingExtraError": "errors",
     "DivergenceError": "errors",
+    "ProgramError": "errors",
+    "DifferentError": "report.values",
 }
 
 __all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

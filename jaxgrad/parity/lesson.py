@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.exact import SumOrder
@@ -89,13 +88,16 @@ def compare_lessons(jax_trace: Trace, torch_trace: Trace, *, sum_order: SumOrder
         return LessonComparison(Verdict.DIFFERENT, wrong, None, (), 0, float("inf"))
 
     differences: list[Difference] = []
-    compared, largest, wrong = 0, 0.0, ""
+    steps, compared, largest, wrong, unknown = 0, 0, 0.0, "", ""
     for step in range(jax_trace.steps + 1):
         sides = {"JAX": jax_trace, "torch": torch_trace}
         should = {side: expected(trace, step) for side, trace in sides.items()}
         carried = not all(map(_same_bits, jax_trace.before(step), torch_trace.before(step)))
         for name in PER_STEP if step < jax_trace.steps else AFTERWARDS:
             ours, theirs = (value_at(trace, step, name) for trace in sides.values())
+            if not (np.isfinite(ours).all() or np.isfinite(theirs).all()):
+                unknown = f"on both sides {name} is not finite at step {step + 1}; what comes after it cannot be judged"
+                break
             compared += 1
             if not _same_bits(ours, theirs):
                 units = should["torch"][name].units(ours.astype(np.float64) - theirs.astype(np.float64))
@@ -109,18 +111,25 @@ def compare_lessons(jax_trace: Trace, torch_trace: Trace, *, sum_order: SumOrder
                         f"{side}'s {name} at step {step + 1} is {made:.3g} rounding units from what its own parameters "
                         f"give in float64; rounding explains {should[side][name].allowed:.3g}"
                     )
+        if unknown:
+            break
+        steps += 1
     first = differences[0] if differences else None
     if first is not None:
         cause = explain(jax_trace, torch_trace, first.step - 1, first.name, sum_order or SumOrder())
         first = Difference(**{**vars(first), "cause": cause})
         differences[0] = first
-    verdict, reason = _judge(wrong, largest, compared, differences)
-    return LessonComparison(verdict, reason, first, tuple(differences), jax_trace.steps + 1, largest)
+    verdict, reason = _judge(wrong, unknown, largest, compared, differences)
+    return LessonComparison(verdict, reason, first, tuple(differences), steps, largest)
 
 
-def _judge(wrong: str, largest: float, compared: int, differences: list[Difference]) -> tuple[Verdict, str]:
+def _judge(
+    wrong: str, unknown: str, largest: float, compared: int, differences: list[Difference]
+) -> tuple[Verdict, str]:
     if wrong:
         return Verdict.DIFFERENT, wrong
+    if unknown:
+        return Verdict.INCONCLUSIVE, unknown
     if not differences:
         return Verdict.IDENTICAL, f"all {compared} values have the same bits"
     return Verdict.ROUNDING, (
@@ -159,8 +168,3 @@ def _other_start(jax_trace: Trace, torch_trace: Trace) -> str:
     if jax_trace.steps != torch_trace.steps:
         return f"JAX made {jax_trace.steps} steps, torch {torch_trace.steps}"
     return ""
-
-
-def is_finite(trace: Trace) -> bool:
-    """Whether every value of the trace is a finite number."""
-    return all(bool(jnp.isfinite(trace[name]).all()) for name in trace)

@@ -130,11 +130,18 @@ def _sums(a: jax.Array, b: jax.Array, order: SumOrder) -> Iterator[Candidate]:
     yield (), torch_way
     yield (ORDER,), xla_order
     yield (*order_matters, FUSED), _fused_sum(a, b)
+    if a is b:  # a compiler that knows a square drops the sum's leading +0, and may fuse the first two the other way
+        yield (*order_matters, FUSED), _fused_squares(a)
 
 
 @jax.jit
 def _fused_sum(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(a * b)
+
+
+@jax.jit
+def _fused_squares(a: jax.Array) -> jax.Array:
+    return jnp.sum(a * a)
 
 
 def _of_loss(error: jax.Array, order: SumOrder) -> Iterator[Candidate]:

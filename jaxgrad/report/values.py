@@ -1,9 +1,13 @@
-"""What a comparison can say."""
+"""What a comparison can say, as frozen values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from jaxgrad.errors import JaxgradError
 
 
 class Verdict(Enum):
@@ -21,6 +25,27 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
+class Site:
+    """A place in somebody's program.
+
+    Attributes:
+      op: the operation, as its framework names it: ``"aten.addmm.default"``, ``"dot_general"``; or ``"parameter w"``.
+      module: torch's module path (``"encoder.layer.0"``; ``""`` for the root or outside it), JAX's name stack.
+      file: the source file; ``""`` where unknown.
+      line: the line in it; 0 where unknown.
+    """
+
+    op: str
+    module: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        where = f" in {self.module}" if self.module else ""
+        return f"{self.op}{where}" + (f" ({self.file}:{self.line})" if self.file else "")
+
+
+@dataclass(frozen=True)
 class Cause:
     """Why two values differ, proven by computing one of them again both ways.
 
@@ -33,3 +58,118 @@ class Cause:
     code: str
     explanation: str
     evidence: str
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A place where two programs part.
+
+    Attributes:
+      step: counted from 1.
+      stage: ``"input"``, ``"params"``, ``"forward"`` (inside the torch module's call), ``"loss"`` (after it, up to the
+        scalar), ``"gradient"``, ``"update"`` or ``"learning_rate"``.
+      torch: where in the torch program.
+      jax: where in the JAX program; None where it has nothing there.
+      error: how far apart the two are, relative to the larger, in float64.
+      cause: why; None where no cause is proven.
+      message: a sentence, what differs.
+      agreed: the last values that agreed: what went into the operation, each in a few words.
+    """
+
+    step: int
+    stage: str
+    torch: Site
+    jax: Site | None
+    error: float
+    cause: Cause | None = None
+    message: str = ""
+    agreed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The largest difference in the programs' own precision.
+
+    Attributes:
+      units: in rounding units: eps of the dtype times the scale of the operands.
+      where: the value, by name or place.
+    """
+
+    units: float
+    where: str
+
+
+class DifferentError(JaxgradError):
+    """``Report.raise_if_different``: the programs are not the same, or it cannot be told; ``report`` says more."""
+
+    def __init__(self, message: str, report: Report):
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``jaxgrad.compare`` found. ``str(report)`` is the text for people.
+
+    Attributes:
+      verdict: the outcome.
+      reason: a sentence, what it rests on.
+      divergences: all places where the two part, the first one first.
+      coverage: ``{"forward": 0..1, "backward": 0..1}``, the share of torch's floating values found on the JAX side.
+      rounding: the largest difference in the programs' own precision, where the mathematics is the same.
+      losses: for each step, torch's loss and JAX's, each in its own precision.
+      notes: what a reader must know: what was assumed, what says nothing.
+      internal: torch's operations whose values JAX does not have, though the flows meet again after them.
+      torch: framework and version.
+      jax: framework and version.
+      steps: how many steps were compared.
+    """
+
+    verdict: Verdict
+    reason: str
+    divergences: tuple[Divergence, ...] = ()
+    coverage: dict[str, float] = field(default_factory=dict)
+    rounding: Rounding | None = None
+    losses: tuple[tuple[float, float], ...] = ()
+    notes: tuple[str, ...] = ()
+    internal: tuple[str, ...] = ()
+    torch: str = ""
+    jax: str = ""
+    steps: int = 1
+
+    @property
+    def first(self) -> Divergence | None:
+        """The first divergence; None if there is none."""
+        return self.divergences[0] if self.divergences else None
+
+    def __str__(self) -> str:
+        from jaxgrad.report.as_text import as_text
+
+        return as_text(self)
+
+    def to_data(self) -> dict[str, Any]:
+        """The report as plain data for JSON."""
+        from jaxgrad.report.as_json import as_data
+
+        return as_data(self)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the report as JSON; an existing file is replaced only once the new one is whole."""
+        from jaxgrad.report.as_json import write_json
+
+        write_json(self, Path(path))
+
+    def to_html(self, path: str | Path) -> None:
+        """Write the report as one HTML page that needs nothing else; likewise."""
+        from jaxgrad.report.as_html import write_html
+
+        write_html(self, Path(path))
+
+    def raise_if_different(self) -> None:
+        """Do nothing where the verdict is IDENTICAL or ROUNDING.
+
+        Raises:
+          DifferentError: for DIFFERENT and INCONCLUSIVE, with the report as its message.
+        """
+        if self.verdict in (Verdict.DIFFERENT, Verdict.INCONCLUSIVE):
+            raise DifferentError(str(self), self)

@@ -1,0 +1,162 @@
+"""Torch value to JAX value: matched by their entries in float64, told apart from coincidence by the data flow."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from jaxgrad.parity.fingerprints import agree
+from jaxgrad.parity.rounding import shadow_distance
+from jaxgrad.parity.tape import Tape, Value
+
+
+@dataclass
+class Alignment:
+    """Which values are the same on both sides.
+
+    Attributes:
+      partners: for each torch value that was found, the JAX values that it may be, in order.
+      found: the JAX values that some torch value may be.
+    """
+
+    partners: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    found: set[int] = field(default_factory=set)
+
+
+def judged(value: Value) -> bool:
+    """Whether a value takes part: floating, and computed from what the step was given."""
+    return value.live and value.summary.fingerprint is not None and value.size > 0
+
+
+def same_value(a: Value, b: Value) -> bool:
+    """Whether two values have the same entries in some order, as far as float64 can tell."""
+    first, second = a.summary, b.summary
+    if first.fingerprint is None or second.fingerprint is None:
+        return False
+    distance = shadow_distance(max(first.scale, second.scale), max(first.noise, second.noise))
+    return agree(first.fingerprint, second.fingerprint, distance)
+
+
+class _Index:
+    """JAX's values by size and by the size of a typical entry."""
+
+    def __init__(self, tape: Tape):
+        self._rows: dict[int, list[tuple[float, int]]] = {}
+        self._widest: dict[int, float] = {}
+        for value in tape.values:
+            if judged(value):
+                summary = value.summary
+                assert summary.fingerprint is not None
+                self._rows.setdefault(value.size, []).append((summary.fingerprint.root_mean_square, value.index))
+                widest = self._widest.get(value.size, 0.0)
+                self._widest[value.size] = max(widest, shadow_distance(min(summary.scale, 1e30), summary.noise))
+        for rows in self._rows.values():
+            rows.sort()
+        self._tape = tape
+
+    def like(self, value: Value) -> Iterable[Value]:
+        """The values that may have the same entries, those of the same size first, in the order they were made."""
+        sizes = [size for size in self._rows if not max(size, value.size) % min(size, value.size)]
+        for size in sorted(sizes, key=lambda size: (size != value.size, size)):
+            yield from self._of_size(size, value)
+
+    def _of_size(self, size: int, value: Value) -> Iterable[Value]:
+        summary = value.summary
+        rows = self._rows[size]
+        assert summary.fingerprint is not None
+        key = summary.fingerprint.root_mean_square
+        reach = shadow_distance(summary.scale, summary.noise) + self._widest[size] + 1e-12 * key
+        first, last = bisect_left(rows, (key - reach, -1)), bisect_right(rows, (key + reach, 1 << 60))
+        return (self._tape.values[index] for _, index in sorted(rows[first:last], key=lambda row: row[1]))
+
+
+def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alignment:
+    """Find each torch value on the JAX side.
+
+    A candidate has the same entries in some order, and depends on what the torch value was computed from. A value that
+    says little (a constant array, a round number), or that went in unchanged, must depend on *all* of it, any other on
+    some of it.
+
+    Args:
+      torch: the tape of the torch step.
+      jax: the tape of the JAX step.
+      leaves: for the torch values that the step was given, their partners.
+
+    Returns:
+      The alignment. The losses are partners of each other or of nothing.
+    """
+    index = _Index(jax)
+    above = _ancestors(jax)
+    to_loss = above[jax.loss] | (1 << jax.loss)
+    to_torch_loss = _ancestors(torch)[torch.loss] | (1 << torch.loss)
+    made = Alignment(dict(leaves), {j for partners in leaves.values() for j in partners})
+    roots: dict[int, tuple[int, ...]] = {}  # for each torch value, the matched values that it was computed from
+
+    def sources(value: int) -> tuple[int, ...]:
+        if made.partners.get(value):
+            return (value,)
+        return roots.get(value, ())
+
+    for op in torch.ops:
+        read = [i for i in op.inputs if torch.values[i].live]
+        origins = tuple(dict.fromkeys(source for i in read for source in sources(i)))
+        for i in op.outputs:
+            value = torch.values[i]
+            roots[i] = origins
+            if not judged(value):
+                continue
+            # What leads to the loss must lead to it there too: JAX computes slopes beside the forward values.
+            forward = op.stage != "gradient" and to_torch_loss >> i & 1
+            candidates = []
+            for candidate in index.like(value):
+                j = candidate.index
+                if (forward and not to_loss >> j & 1) or not same_value(value, candidate):
+                    continue
+                line = above[j] | (1 << j)
+                meets = [any(line >> k & 1 for k in made.partners[source]) for source in origins]
+                unchanged = [source for source in origins if j in made.partners[source]]
+                if unchanged and not any(source in op.inputs for source in unchanged):
+                    continue  # back to where it started by a detour that was not found: no evidence for the detour
+                need = all if unchanged or says_little(value) else any
+                if meets and need(meets):
+                    candidates.append(j)
+            if candidates:
+                made.found.update(candidates)
+                made.partners[i] = tuple(candidates)
+    agreed = same_value(torch.values[torch.loss], jax.values[jax.loss])
+    made.partners[torch.loss] = (jax.loss,) if agreed else ()
+    if agreed:
+        made.found.add(jax.loss)
+    else:
+        made.found.discard(jax.loss)
+    return made
+
+
+def says_little(value: Value) -> bool:
+    """Whether so many values look like this one that the entries alone prove nothing: one round number, or noise."""
+    found = value.summary.fingerprint
+    assert found is not None
+    if found.largest <= 1e-9 * value.summary.scale:
+        return True
+    mantissa = math.frexp(found.high)[0] * 2.0**24
+    return found.constant and mantissa == round(mantissa)
+
+
+def _ancestors(tape: Tape) -> list[int]:
+    """For each value the set of values it was computed from, as the bits of a number."""
+    above = [0] * len(tape.values)
+    for op in tape.ops:
+        line = 0
+        for i in op.inputs:
+            line |= above[i] | (1 << i)
+        for i in op.outputs:
+            above[i] = line
+    return above
+
+
+def coverage(tape: Tape, alignment: Alignment, stages: tuple[str, ...]) -> float:
+    """The share of torch's floating values of some stages that were found on the JAX side."""
+    values = [i for op in tape.ops if op.stage in stages for i in op.outputs if judged(tape.values[i])]
+    return sum(bool(alignment.partners.get(i)) for i in values) / len(values) if values else 1.0

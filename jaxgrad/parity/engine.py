@@ -1,0 +1,153 @@
+"""``compare``: two programs in, a report out. The conductor; the mathematics is in the modules around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxgrad.errors import require
+from jaxgrad.parity.gradients import Side
+from jaxgrad.parity.judge import StepOutcome, judge_step
+from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
+from jaxgrad.parity.programs import (
+    JaxProgram,
+    SplitParams,
+    TorchProgram,
+    check_batches,
+    check_programs,
+    jax_batch,
+    torch_batch,
+)
+from jaxgrad.parity.surroundings import check_dependence, check_frozen, check_inputs, check_statistics
+from jaxgrad.parity.tape import Tape
+from jaxgrad.parity.verdicts import as_report
+from jaxgrad.report.values import Report, Verdict
+
+
+def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Sequence[tuple[Any, ...]]) -> Report:
+    """Compare a torch training step with its JAX port: the same or not, and where they first part.
+
+    Both programs run once more on each batch, operation by operation, each with a float64 shadow beside it. Values are
+    matched by their entries, so no mapping between layers is needed, and judged in the shadows, so no tolerance is.
+
+    Args:
+      torch_program: the original; given back as it was.
+      jax_program: the port.
+      batches: one a step, each a tuple of arrays (NumPy, or what NumPy takes), spread as ``loss(params, *batch)``.
+        Without optimizers every batch meets the parameters that were given.
+
+    Returns:
+      The ``Report``; ``print`` it.
+
+    Raises:
+      InputError, InputTypeError: for what cannot be compared; before any work where that can be seen.
+      ProgramError: if a loss raises; its own error is the cause.
+      MissingExtraError: if torch is not installed.
+    """
+    require("torch", "jaxgrad.compare")
+    from jaxgrad.parity.run_torch import kept
+
+    split = check_programs(torch_program, jax_program)
+    arrays = check_batches(batches)
+    comparison = _Comparison(torch_program, jax_program, split, batches, arrays)
+    with kept(torch_program):
+        report = comparison.run(perturb=None)
+    if report.verdict is Verdict.DIFFERENT and comparison.may_be_noise:
+        with kept(torch_program):  # constants that were already rounded: how much do they explain?
+            report = comparison.run(perturb=0)
+    return report
+
+
+class _Comparison:
+    def __init__(
+        self,
+        torch_program: TorchProgram,
+        jax_program: JaxProgram,
+        split: SplitParams,
+        batches: Sequence[tuple[Any, ...]],
+        arrays: list[list[np.ndarray]],
+    ):
+        self.torch_program, self.jax_program, self.split = torch_program, jax_program, split
+        self.batches, self.arrays = batches, arrays
+        self.may_be_noise = False
+        # The tables that each side closes over: those that both have are exact.
+        self._bags: dict[str, set[tuple[int, int, int]]] = {"torch": set(), "jax": set()}
+
+    def run(self, perturb: int | None) -> Report:
+        """Compare all steps, up to the first that differs."""
+        from jaxgrad.parity.optimizer_step import judge_update
+        from jaxgrad.parity.run_jax import JaxRun
+        from jaxgrad.parity.run_torch import TorchRun
+
+        torch_run = TorchRun(self.torch_program, None, self._known("jax"))
+        moved_run = TorchRun(self.torch_program, perturb, self._known("jax")) if perturb is not None else None
+        ours = torch_run.values()
+        theirs = {p: np.asarray(a).astype(np.float64) for p, a in zip(self.split.paths, self.split.arrays, strict=True)}
+        self._bags["torch"] = {bag(each) for each in torch_run.buffers().values()}
+        match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
+        jax_run = JaxRun(self.jax_program, self.split, match.sums(ours, theirs))
+        steps: list[StepOutcome] = []
+        losses: list[tuple[float, float]] = []
+        for number, (batch, arrays) in enumerate(zip(self.batches, self.arrays, strict=True), start=1):
+            names = [f"batch[{i}]" for i in range(len(arrays))]
+            given = jax_batch(batch, arrays)
+            traced = jax_run.trace(batch, given)
+            self._bags["jax"] = {bag(each) for each in jax_run.constants(traced[0])}
+            moved: dict[str, np.ndarray] = {}
+            moved_tape = None
+            if moved_run is not None and number == 1:
+                moved_tape, moved = self._moved(moved_run, batch, arrays, names)
+            before = torch_run.buffers()
+            tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
+            if moved_tape is not None:
+                tape.add_noise(moved_tape)
+            jax_tape, unknown = jax_run.forward_and_backward(
+                traced, given, arrays, names, set(frozen), perturb, self._known("torch")
+            )
+            losses.append((torch_run.loss, jax_run.loss))
+            # The layout of a parameter is that of the values it was given with.
+            left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients, moved)
+            right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients, jax_run.moved)
+            outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, names))
+            self.may_be_noise |= outcome.wrong and outcome.error < 1e-5
+            check_inputs(number, arrays, given, outcome)
+            check_dependence(number, arrays, names, tape, jax_tape, outcome)
+            check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
+            check_statistics(before, torch_run.buffers(), jax_tape, outcome)
+            unknown += torch_run.recorder.unknown_constants
+            if unknown and perturb is not None and not outcome.wrong:
+                outcome.notes.append(
+                    f"{unknown} constants were rounded before they could be seen, which is allowed for"
+                )
+            steps.append(outcome)
+            if not outcome.wrong and not outcome.doubts and self.torch_program.optimizer is not None:
+                torch_run.update()
+                jax_run.update()
+                name = type(self.torch_program.optimizer).__name__
+                after = torch_run.shadows(), dict(zip(self.split.paths, jax_run.wide, strict=True))
+                outcome.divergences += judge_update(number, match, (ours, theirs), after, name)
+            if outcome.wrong or outcome.doubts:
+                break
+        return as_report(steps, losses, torch_run.recorder.tape.framework)
+
+    def _known(self, side: str) -> Callable[[np.ndarray], bool]:
+        """Whether a table of constants is the same, entry for entry, on a side."""
+        return lambda array: array.size > 1 and bag(array) in self._bags[side]
+
+    def _moved(self, run: Any, batch: Any, arrays: Any, names: list[str]) -> tuple[Tape, dict[str, np.ndarray]]:
+        """The first step of torch once more, with everything moved a little."""
+        from jaxgrad.parity.run_torch import kept
+
+        with kept(self.torch_program):
+            tape = run.forward_and_backward(torch_batch(batch, arrays, run.device), names)
+        return tape, run.gradients
+
+
+def _leaf_partners(match: LeafMatch, torch: Tape, jax: Tape, names: list[str]) -> dict[int, tuple[int, ...]]:
+    partners: dict[int, tuple[int, ...]] = {torch.leaves[name]: (jax.leaves[name],) for name in names}
+    for group in match.groups:
+        for name in group.torch:
+            partners[torch.leaves[name]] = tuple(jax.leaves[path] for path in group.jax)
+    return partners

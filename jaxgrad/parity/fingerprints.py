@@ -1,0 +1,150 @@
+"""What is kept of a value: numbers that do not depend on the order of its entries, so that layouts do not matter.
+
+Two values that are the same up to a permutation of entries (transposed, NHWC for NCHW, reshaped, heads split) have
+the same fingerprint. It is made in a few passes over the entries, so the cost is linear and the array can be dropped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+FEW = 64
+"""Up to so many entries, they are all kept, sorted, and held against each other one by one."""
+
+
+EXTREME, GAP = 1e8, 1e3
+"""From here on an entry stands for infinity (the -1e9 or -3.4e38 of a mask), if all others are so much smaller."""
+
+
+class Fingerprint(NamedTuple):
+    """The order-free numbers of an array of float64.
+
+    Attributes:
+      size: how many entries.
+      unusual: how many of them are NaN, plus and minus infinity.
+      extreme: the count, the smallest and the largest of the entries that stand for infinity beside ordinary ones.
+      low: the smallest ordinary entry; 0 if there is none.
+      high: the largest.
+      moments: the mean of ``x``, ``|x|``, ``x**2``, ``x**3`` and ``x**4`` over the ordinary entries, ``[5]`` float64,
+        for ``x`` divided by ``largest`` (so that nothing overflows).
+      entries: all ordinary entries, sorted, of an array that has few; else empty.
+    """
+
+    size: int
+    unusual: tuple[int, int, int]
+    extreme: tuple[int, float, float]
+    low: float
+    high: float
+    moments: np.ndarray
+    entries: np.ndarray
+
+    @property
+    def largest(self) -> float:
+        """The largest absolute value of an ordinary entry."""
+        return max(-self.low, self.high)
+
+    @property
+    def root_mean_square(self) -> float:
+        """The size of a typical entry; the key by which equal values are looked up."""
+        return float(np.sqrt(self.moments[2])) * self.largest
+
+    @property
+    def constant(self) -> bool:
+        """Whether all entries are the same number."""
+        return self.low == self.high and not any(self.unusual) and not self.extreme[0]
+
+
+def fingerprint(array: np.ndarray) -> Fingerprint:
+    """The fingerprint of an array of any real dtype; computed in float64.
+
+    >>> a = np.arange(6.0).reshape(2, 3)
+    >>> agree(fingerprint(a), fingerprint(a.T), 0.0), agree(fingerprint(a), fingerprint(a + 1), 0.5)
+    (True, False)
+    """
+    x = np.asarray(array, np.float64).reshape(-1)
+    size, unusual, extreme = x.size, (0, 0, 0), (0, 0.0, 0.0)
+    low, high = _span(x)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        unusual = (int(np.isnan(x).sum()), int(np.isposinf(x).sum()), int(np.isneginf(x).sum()))
+        x = x[np.isfinite(x)]
+        low, high = _span(x)
+    if max(-low, high) >= EXTREME:
+        sizes = np.abs(x)
+        ordinary = sizes < EXTREME
+        if ordinary.any() and sizes[ordinary].max() * GAP <= sizes.min(where=~ordinary, initial=np.inf):
+            far = x[~ordinary]
+            extreme = (far.size, *_span(far))
+            x = x[ordinary]
+            low, high = _span(x)
+    return Fingerprint(
+        size, unusual, extreme, low, high, _moments(x, low, high), np.sort(x) if x.size <= FEW else _NONE
+    )
+
+
+_NONE = np.zeros(0)
+
+
+def _span(x: np.ndarray) -> tuple[float, float]:
+    return (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+
+
+def _moments(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    largest = max(-low, high)
+    if not x.size or largest == 0:
+        return np.zeros(5)
+    if low == high:
+        return np.asarray([np.sign(low), 1, 1, np.sign(low), 1], np.float64)
+    y = x * (1 / largest) if largest > 1e-300 else x / largest
+    square = np.multiply(y, y)
+    sums = (y.sum(), np.abs(y).sum(), square.sum(), np.dot(square, y), np.dot(square, square))
+    return np.asarray(sums) / x.size
+
+
+# How far each moment may move when every entry, at most 1 in size, moves by d: d times this.
+_SLOPES = np.asarray([1.0, 1.0, 2.0, 3.0, 4.0])
+
+
+def agree(a: Fingerprint, b: Fingerprint, distance: float) -> bool:
+    """Whether two fingerprints can be those of the same entries, each moved by at most ``distance``.
+
+    One of the two may hold every entry several times: a value that was broadcast has the same entries.
+    """
+    times, rest = divmod(max(a.size, b.size), max(min(a.size, b.size), 1))
+    if rest or not a.size or not b.size:
+        return a.size == b.size
+    small, big = (a, b) if a.size <= b.size else (b, a)
+    if any(
+        times * n != m for n, m in zip((*small.unusual, small.extreme[0]), (*big.unusual, big.extreme[0]), strict=True)
+    ):
+        return False
+    if abs(a.low - b.low) > distance or abs(a.high - b.high) > distance:
+        return False
+    if any(abs(n - m) > 1e-12 * abs(n) for n, m in zip(a.extreme[1:], b.extreme[1:], strict=True)):
+        return False
+    if a.entries.size and b.entries.size:
+        return bool((np.abs(np.repeat(small.entries, times) - big.entries) <= distance).all())
+    largest = max(a.largest, b.largest)
+    if largest <= distance:
+        return True
+    # Both to one scale; summing n terms itself rounds, by far less than the distance asked for.
+    ours, theirs = (_rescaled(each.moments, each.largest / largest) for each in (a, b))
+    slack = (distance / largest + 1e-15) * _SLOPES
+    return bool((np.abs(ours - theirs) <= slack).all())
+
+
+def _rescaled(moments: np.ndarray, ratio: float) -> np.ndarray:
+    return moments * np.asarray([ratio, ratio, ratio**2, ratio**3, ratio**4])
+
+
+def separation(a: Fingerprint, b: Fingerprint) -> float:
+    """How far two values of one size are apart at least, relative to the larger: 0 for the same entries."""
+    largest = max(a.largest, b.largest)
+    if a.size != b.size or largest == 0:
+        return 0.0 if a.size == b.size else float("inf")
+    if a.entries.size and a.entries.size == b.entries.size:
+        return float(np.abs(a.entries - b.entries).max()) / largest
+    ours, theirs = (_rescaled(each.moments, each.largest / largest) for each in (a, b))
+    moved = np.abs(ours - theirs) / _SLOPES
+    return float(max(moved.max(), abs(a.low - b.low) / largest, abs(a.high - b.high) / largest))

@@ -1,0 +1,200 @@
+"""Whether the gradients agree, leaf by leaf, each under the permutation that its parameter shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxgrad.parity.leaves import Group, LeafMatch, layouts, likeness, same_under_layout
+from jaxgrad.parity.rounding import shadow_distance
+from jaxgrad.parity.tape import Tape
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side knows of its parameters: values, gradients in float64 and as computed, how far noise moves them."""
+
+    tape: Tape
+    values: Arrays
+    gradients: Arrays
+    own_gradients: Arrays
+    moved: Arrays
+
+    def slopes(self, name: str) -> np.ndarray:
+        """The gradient; zeros where the loss does not reach the parameter."""
+        found = self.gradients.get(name)
+        return np.zeros_like(self.values[name]) if found is None else found
+
+    def distance(self, name: str) -> float:
+        """How far from the truth a gradient entry may be in float64."""
+        index = self.tape.gradients.get(name)
+        if index is None:
+            return 0.0
+        moved = self.moved.get(name)
+        noise = float(np.abs(moved - self.gradients[name]).max(initial=0.0)) if moved is not None else 0.0
+        return shadow_distance(self.tape.values[index].summary.scale, noise)
+
+    def moves(self, name: str) -> bool:
+        """Whether the gradient is more than the noise around zero."""
+        return float(np.abs(self.slopes(name)).max(initial=0.0)) > self.distance(name)
+
+
+@dataclass
+class GradientMatch:
+    """What comparing the gradients found.
+
+    Attributes:
+      wrong: pairs of a torch name and a JAX path whose gradients differ, with how far.
+      only_torch: torch names that share their entries with others, and for which JAX has one leaf too few.
+      only_jax: JAX paths for which torch has one too few.
+      zero: torch names whose gradient is zero in every entry on both sides.
+      notes: what was assumed.
+      same_bits: whether all gradients are equal bit for bit as the programs computed them.
+    """
+
+    wrong: list[tuple[str, str, float]] = field(default_factory=list)
+    only_torch: list[str] = field(default_factory=list)
+    only_jax: list[str] = field(default_factory=list)
+    zero: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    same_bits: bool = True
+
+
+def compare_gradients(match: LeafMatch, torch: Side, jax: Side) -> GradientMatch:
+    """Compare the gradients of all parameters that have a counterpart."""
+    found = GradientMatch()
+    shuffled = _some_layout_is_shuffled(match, torch, jax)
+    for group in match.groups:
+        if group.how == "joined":
+            _joined(group, torch, jax, found)
+        elif group.how == "tied":
+            _tied(group, torch, jax, found)
+        else:
+            _one_to_one(group, torch, jax, found, shuffled)
+    for group in match.groups:
+        if not any(jax.slopes(path).any() for path in group.jax):
+            found.zero += [name for name in group.torch if not torch.slopes(name).any()]
+    return found
+
+
+def _some_layout_is_shuffled(match: LeafMatch, torch: Side, jax: Side) -> bool:
+    """Whether some parameter has its entries in an order that no order of axes explains: gates, interleaved heads."""
+    for group in match.groups:
+        if group.how == "joined":
+            return True
+        if group.how == "same" and len(group.torch) == 1:
+            ours, theirs = torch.values[group.torch[0]], jax.values[group.jax[0]]
+            moved = (
+                ours.transpose(axes) if axes is not None else ours.reshape(theirs.shape)
+                for axes in layouts(ours.shape, theirs.shape)
+            )
+            if not any(np.array_equal(each, theirs) for each in moved):
+                return True
+    return False
+
+
+def _relative(apart: float, slopes: Iterable[np.ndarray]) -> float:
+    return apart / max(*(float(np.abs(each).max(initial=0.0)) for each in slopes), 1e-300)
+
+
+def _agree(torch: Side, name: str, jax: Side, path: str, shuffled: bool) -> tuple[bool, float, bool]:
+    """Whether two gradients agree, how far apart they are relative to the larger, and whether in the same bits."""
+    distance = max(torch.distance(name), jax.distance(path))
+    ours, theirs = torch.slopes(name), jax.slopes(path)
+    values = torch.values[name], jax.values[path]
+    same, apart = same_under_layout(values[0], ours, values[1], theirs, distance, shuffled=shuffled)
+    bits = same
+    if same and name in torch.own_gradients and path in jax.own_gradients:
+        own = torch.own_gradients[name], jax.own_gradients[path]
+        bits, _ = same_under_layout(values[0], own[0], values[1], own[1], 0.0, shuffled=shuffled)
+    return same, _relative(apart, (ours, theirs)), bits
+
+
+def _one_to_one(group: Group, torch: Side, jax: Side, found: GradientMatch, shuffled: bool) -> None:
+    """Each torch leaf takes the first JAX leaf that is left and has its gradient, the one with a like name first."""
+    left = list(group.jax)
+    unsettled = []
+    for name in group.torch:
+        fitting = [path for path in left if jax.values[path].size == torch.values[name].size]
+        for path in sorted(fitting, key=lambda path: -likeness(name, path)):
+            same, _, bits = _agree(torch, name, jax, path, shuffled)
+            if same:
+                left.remove(path)
+                found.same_bits &= bits
+                break
+        else:
+            unsettled.append(name)
+    if len(group.torch) > 1:
+        more = ", ..." if len(group.torch) > 3 else ""
+        found.notes.append(
+            f"{', '.join(group.torch[:3])}{more} start from equal entries: which is which was told by their gradients"
+        )
+    if group.how == "constant" and _same_together(unsettled, left, torch, jax):
+        found.same_bits &= not unsettled
+        return
+    for name in unsettled:
+        fitting = [path for path in left if jax.values[path].size == torch.values[name].size]
+        if fitting:
+            path = max(fitting, key=lambda path: (likeness(name, path), -_agree(torch, name, jax, path, shuffled)[1]))
+            left.remove(path)
+            found.wrong.append((name, path, _agree(torch, name, jax, path, shuffled)[1]))
+        elif torch.moves(name):
+            found.only_torch.append(name)
+    found.only_jax += [path for path in left if jax.moves(path)]
+
+
+def _same_together(names: list[str], paths: list[str], torch: Side, jax: Side) -> bool:
+    """Whether leaves of one number, cut otherwise on the two sides, have the same gradients taken together."""
+    if not names and not paths:
+        return True
+    sizes = [sum(side.values[each].size for each in some) for side, some in ((torch, names), (jax, paths))]
+    if not names or not paths or sizes[0] != sizes[1] or len(names) == len(paths):
+        return False
+    ours, theirs = (
+        np.sort(np.concatenate([side.slopes(each).ravel() for each in some]))
+        for side, some in ((torch, names), (jax, paths))
+    )
+    distance = max(*(torch.distance(name) for name in names), *(jax.distance(path) for path in paths))
+    return bool((np.abs(ours - theirs) <= distance).all())
+
+
+def _in_order(values: np.ndarray, slopes: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Slopes in the order in which ``like`` holds the parameter's entries."""
+    if values.shape == like.shape and np.array_equal(values, like):
+        return slopes
+    order = np.empty(like.size, np.int64)
+    order[np.argsort(like, axis=None, kind="stable")] = np.argsort(values, axis=None, kind="stable")
+    return slopes.ravel()[order].reshape(like.shape)
+
+
+def _tied(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None:
+    """One leaf on one side, several copies of it on the other: their gradients add up."""
+    reference = torch.values[group.torch[0]]
+    ours = np.sum([_in_order(torch.values[name], torch.slopes(name), reference) for name in group.torch], axis=0)
+    theirs = np.sum([_in_order(jax.values[path], jax.slopes(path), reference) for path in group.jax], axis=0)
+    found.same_bits = False
+    found.notes.append(
+        f"{' + '.join(group.torch)} is taken for {' + '.join(group.jax)}: equal entries, gradients added up"
+    )
+    _settle(group, float(np.abs(ours - theirs).max(initial=0.0)), torch, jax, found)
+
+
+def _joined(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None:
+    """Leaves cut otherwise: entry by entry."""
+    assert group.entries is not None
+    found.same_bits = False
+    held = "the same entries, or sums of them," if group.entries.added else "the same entries"
+    found.notes.append(f"{', '.join(group.torch[:4])} and {', '.join(group.jax[:4])} hold {held} in other leaves")
+    slopes = ({n: torch.slopes(n) for n in group.torch}, {p: jax.slopes(p) for p in group.jax})
+    _settle(group, group.entries.apart(torch.values, slopes[0], jax.values, slopes[1]), torch, jax, found)
+
+
+def _settle(group: Group, apart: float, torch: Side, jax: Side, found: GradientMatch) -> None:
+    distance = max(*(torch.distance(name) for name in group.torch), *(jax.distance(path) for path in group.jax))
+    if not apart <= distance:
+        slopes = [*(torch.slopes(name) for name in group.torch), *(jax.slopes(path) for path in group.jax)]
+        found.wrong.append((group.torch[0], group.jax[0], _relative(apart, slopes)))

@@ -1,0 +1,302 @@
+"""When a step is the same, when it is not, when it cannot be told, and what is said of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxgrad.parity.align import Alignment, align, coverage, judged
+from jaxgrad.parity.divergence import Parting, part, site_in
+from jaxgrad.parity.gradients import GradientMatch, Side, compare_gradients
+from jaxgrad.parity.leaves import LeafMatch, closest
+from jaxgrad.parity.precision import first_precision_loss
+from jaxgrad.parity.rounding import unit
+from jaxgrad.parity.tape import Op, Tape, Value
+from jaxgrad.report.values import Divergence, Rounding, Site
+
+NO_SITE = Site("no parameter", "", "", 0)
+
+
+@dataclass
+class StepOutcome:
+    """What one step says.
+
+    Attributes:
+      divergences: where the two part.
+      doubts: why the step cannot be judged; if there are any, the verdict is INCONCLUSIVE.
+      wrong: whether something differs in float64.
+      error: how far the first root that differs is off, relative.
+    """
+
+    divergences: list[Divergence] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    internal: list[str] = field(default_factory=list)
+    coverage: dict[str, float] = field(default_factory=dict)
+    rounding: Rounding | None = None
+    same_bits: bool = False
+    error: float = 0.0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something differs."""
+        return bool(self.divergences)
+
+
+def judge_step(
+    step: int,
+    match: LeafMatch,
+    torch: Side,
+    jax: Side,
+    losses: tuple[float, float],
+    leaf_partners: dict[int, tuple[int, ...]],
+) -> StepOutcome:
+    """Judge forward, loss and gradients of one step.
+
+    Args:
+      step: counted from 1.
+      match: of the parameters.
+      torch: the torch side, with its tape.
+      jax: the JAX side.
+      losses: of both, in their own precision.
+      leaf_partners: for the torch values that the step was given, JAX's.
+
+    Returns:
+      The outcome.
+    """
+    found = StepOutcome()
+    alignment = align(torch.tape, jax.tape, leaf_partners)
+    found.coverage = {
+        "forward": coverage(torch.tape, alignment, ("forward", "loss")),
+        "backward": coverage(torch.tape, alignment, ("gradient",)),
+    }
+    gradients = compare_gradients(match, torch, jax)
+    _judge_leaves(step, match, gradients, torch, jax, found)
+    if not found.wrong:
+        _judge_flow(step, torch, jax, alignment, gradients, found)
+    _judge_numbers(step, torch, jax, alignment, losses, found)
+    _say_what_says_nothing(match, gradients, torch, jax, found)
+    found.internal = _internal(torch.tape, alignment)
+    found.rounding = _largest_rounding(torch.tape, jax.tape, alignment)
+    found.same_bits = gradients.same_bits and np.float64(losses[0]).tobytes() == np.float64(losses[1]).tobytes()
+    return found
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def _judge_leaves(
+    step: int, match: LeafMatch, gradients: GradientMatch, torch: Side, jax: Side, found: StepOutcome
+) -> None:
+    left = [*(path for path in match.only_jax if jax.slopes(path).any()), *gradients.only_jax]
+    for name in [*match.only_torch, *gradients.only_torch]:
+        if torch.tape.gradients.get(name) is None:
+            found.notes.append(f"torch's {name} has no counterpart, and the loss does not depend on it")
+            continue
+        path, error = closest(name, torch.values[name], left, jax.values)
+        if path is not None:
+            left.remove(path)
+            message = f"torch's {name} and JAX's {path} start from different numbers"
+        else:
+            message = f"torch's {name} has no counterpart among JAX's parameters"
+        site = _leaf_site(torch.tape, name, name.rpartition(".")[0])
+        theirs = _leaf_site(jax.tape, path, "") if path is not None else None
+        error = error if math.isfinite(error) else 1.0
+        found.divergences.append(Divergence(step, "params", site, theirs, error, None, message))
+    for path in left:
+        message = f"JAX's {path} has no counterpart among torch's parameters"
+        found.divergences.append(
+            Divergence(step, "params", NO_SITE, _leaf_site(jax.tape, path, ""), 1.0, None, message)
+        )
+
+
+def _leaf_site(tape: Tape, name: str, module: str) -> Site:
+    """A parameter, and the line that reads it first."""
+    index = tape.leaves.get(name)
+    reader = next((op for op in tape.ops if index in op.inputs), None)
+    file, line = (reader.site.file, reader.site.line) if reader else ("", 0)
+    return Site(f"parameter {name}", module, file, line)
+
+
+# --- forward, loss, gradients -----------------------------------------------------------------------------------------
+
+
+def _judge_flow(
+    step: int, torch: Side, jax: Side, alignment: Alignment, gradients: GradientMatch, found: StepOutcome
+) -> None:
+    roots: list[tuple[int, int | None]] = []
+    permuted: dict[int, tuple[str, str, float]] = {}
+    if not alignment.partners.get(torch.tape.loss):
+        roots = [(torch.tape.loss, jax.tape.loss)]
+    else:
+        for name, path, apart in gradients.wrong:
+            ours, theirs = torch.tape.gradients.get(name), jax.tape.gradients.get(path)
+            if ours is not None:
+                roots.append((ours, theirs))
+                if alignment.partners.get(ours):
+                    permuted[ours] = (name, path, apart)
+                alignment.partners[ours] = ()  # the roots are compared as roots
+    if not roots and not gradients.wrong:
+        return
+    partings = part(torch.tape, jax.tape, alignment, roots)
+    for parting in partings:
+        told = permuted.get(parting.lost)
+        found.divergences.append(_told_of_root(step, *told, torch, jax) if told else _told(step, parting, torch.tape))
+        _doubt(parting, torch.tape, jax.tape, found)
+    if not partings:
+        for name, path, apart in gradients.wrong:
+            found.divergences.append(_told_of_root(step, name, path, apart, torch, jax))
+    found.error = max(_root_error(torch.tape, jax.tape), *(apart for _, _, apart in gradients.wrong), 0.0)
+
+
+def _root_error(torch: Tape, jax: Tape) -> float:
+    ours, theirs = (tape.values[tape.loss].summary.fingerprint for tape in (torch, jax))
+    assert ours is not None
+    assert theirs is not None
+    largest = max(ours.largest, theirs.largest)
+    return abs(ours.high - theirs.high) / largest if largest else 0.0
+
+
+def _told(step: int, parting: Parting, torch: Tape) -> Divergence:
+    op = parting.op
+    agreed = tuple(described(torch, i) for i in parting.read)
+    message = f"what {op.name} makes is not found on the JAX side, though what goes into it is"
+    return Divergence(step, op.stage, op.site, site_in(parting.jax_op), parting.error, None, message, agreed)
+
+
+def _told_of_root(step: int, name: str, path: str, apart: float, torch: Side, jax: Side) -> Divergence:
+    index = torch.tape.gradients.get(name)
+    number = torch.tape.values[index].op if index is not None else None
+    module = name.rpartition(".")[0]
+    made = torch.tape.ops[number].site if number is not None else Site(f"gradient of {name}", module, "", 0)
+    other = jax.tape.gradients.get(path)
+    theirs = jax.tape.values[other].op if other is not None else None
+    message = f"the gradient of torch's {name} and of JAX's {path} do not have the same entries in the same places"
+    site = Site(made.op, made.module or module, made.file, made.line)
+    return Divergence(
+        step, "gradient", site, site_in(jax.tape.ops[theirs]) if theirs is not None else None, apart, None, message
+    )
+
+
+def described(tape: Tape, index: int) -> str:
+    """A value in a few words: its type, what made it, its range."""
+    value = tape.values[index]
+    made = value.leaf or (
+        f"{tape.ops[value.op].name} in {tape.ops[value.op].site.module}" if value.op is not None else ""
+    )
+    shape = ",".join(map(str, value.shape))
+    found = value.summary.fingerprint
+    span = ""
+    if found is not None and found.size:
+        span = f": {found.low:.6g}" if found.low == found.high else f": {found.low:.6g} to {found.high:.6g}"
+    return f"{value.dtype}[{shape}] {made.removesuffix(' in ')}{span}"
+
+
+def _doubt(parting: Parting, torch: Tape, jax: Tape, found: StepOutcome) -> None:
+    """A divergence at a place where the two cannot be the same anyway says nothing of the programs."""
+    lost = torch.values[parting.lost]
+    ours = parting.jax_op
+    if lost.random or (ours is not None and any(jax.values[j].random for j in ours.outputs)):
+        side = "torch" if lost.random else "JAX"
+        place = parting.op.site if lost.random else ours.site if ours else parting.op.site
+        found.doubts.append(
+            f"dropout or the like drew random numbers on the {side} side, at {place}. "
+            "Switch it off: module.eval(), deterministic=True."
+        )
+    for side, tape, op in (("torch", torch, parting.op), ("JAX", jax, ours)):
+        if op is not None and not op.shadowed:
+            found.doubts.append(f"{side}'s {op.name} could not be run in float64, at {op.site}")
+        elif op is not None and (name := _unshadowed_above(tape, op)):
+            found.doubts.append(f"{side}'s {name}, from which {op.name} is computed, could not be run in float64")
+
+
+def _unshadowed_above(tape: Tape, op: Op) -> str | None:
+    """The name of an operation without a shadow from which another is computed."""
+    stack, seen = list(op.inputs), set()
+    while stack:
+        i = stack.pop()
+        number = tape.values[i].op
+        if i in seen or number is None:
+            continue
+        seen.add(i)
+        if not tape.ops[number].shadowed and judged(tape.values[i]):
+            return tape.ops[number].name
+        stack += tape.ops[number].inputs
+    return None
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def _judge_numbers(
+    step: int, torch: Side, jax: Side, alignment: Alignment, losses: tuple[float, float], found: StepOutcome
+) -> None:
+    bad = [side for side, loss in zip(("torch", "JAX"), losses, strict=True) if not math.isfinite(loss)]
+    for side, who in (("torch", torch), ("JAX", jax)):
+        broken = [name for name, slopes in who.own_gradients.items() if not np.isfinite(slopes).all()]
+        if broken and side not in bad:
+            bad.append(f"{side} (the gradient of {broken[0]})")
+    if bad:
+        tape = torch.tape if bad[0].startswith("torch") else jax.tape
+        first = next((op for op in tape.ops if any(_not_finite(tape.values[i]) for i in op.outputs)), None)
+        where = f"; first in {first.site}" if first is not None else ""
+        found.doubts.append(
+            f"NaN or infinity on {'both sides' if len(bad) > 1 else 'one side'}: {' and '.join(bad)}{where}"
+        )
+        return
+    if found.wrong:
+        return
+    found.divergences += first_precision_loss(step, torch.tape, jax.tape, alignment)
+
+
+def _not_finite(value: Value) -> bool:
+    found = value.summary.fingerprint
+    return judged(value) and (value.summary.lost or (found is not None and found.unusual[0] > 0))
+
+
+def _largest_rounding(torch: Tape, jax: Tape, alignment: Alignment) -> Rounding | None:
+    """The largest difference in the programs' own precision: each side's distance from the shadow, added up."""
+    worst: Rounding | None = None
+    for i, partners in alignment.partners.items():
+        ours = torch.values[i]
+        if not partners or not judged(ours) or ours.op is None:
+            continue
+        theirs = jax.values[partners[0]]
+        size = max(ours.summary.scale, theirs.summary.scale)
+        units = (ours.summary.error + theirs.summary.error) / unit(ours.dtype, size)
+        if worst is None or units > worst.units:
+            worst = Rounding(units, str(torch.ops[ours.op].site))
+    return worst
+
+
+# --- what says nothing ------------------------------------------------------------------------------------------------
+
+
+def _say_what_says_nothing(
+    match: LeafMatch, gradients: GradientMatch, torch: Side, jax: Side, found: StepOutcome
+) -> None:
+    found.notes += gradients.notes
+    for path in match.only_jax:
+        if not jax.slopes(path).any():
+            found.notes.append(f"JAX's {path} has no counterpart, and its gradient is zero")
+    grouped = [name for group in match.groups for name in group.torch if name in torch.values]
+    unread = [name for name in grouped if torch.tape.gradients.get(name) is None]
+    if unread:
+        found.notes.append(f"the loss does not depend on {', '.join(unread)}: that their gradients agree says nothing")
+    zero = [name for name in gradients.zero if name not in unread]
+    if zero:
+        found.notes.append(f"all gradients of {', '.join(zero)} are zero on both sides: that they agree says nothing")
+    if grouped and set(grouped) == set(gradients.zero) and not found.wrong:
+        found.doubts.append("every gradient is zero on both sides: a step that moves nothing proves nothing")
+
+
+def _internal(tape: Tape, alignment: Alignment) -> list[str]:
+    """The operations whose values were not found, one line a place."""
+    places: dict[str, list[str]] = {}
+    for op in tape.ops:
+        if any(judged(tape.values[i]) and not alignment.partners.get(i) for i in op.outputs):
+            where = f"{op.stage} {op.site.module or op.site.file.rpartition('/')[2]}:{op.site.line}"
+            places.setdefault(where, []).append(op.name.removeprefix("aten."))
+    return [f"{where} ({', '.join(dict.fromkeys(names))})" for where, names in places.items()]

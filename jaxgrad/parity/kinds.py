@@ -1,0 +1,51 @@
+"""What an operation does to the scale of its operands, for ``rounding.operand_scale``; all else makes a new scale."""
+
+from __future__ import annotations
+
+_TORCH = {
+    "add": "add sub rsub where maximum minimum stack cat lerp",
+    "multiply": "mul addcmul",
+    "move": """
+        neg abs clone _to_copy copy select slice index gather embedding index_select expand repeat threshold_backward
+        masked_fill constant_pad_nd select_backward slice_backward unfold max_pool2d_with_indices
+        max_pool2d_with_indices_backward _softmax_backward_data _log_softmax_backward_data split as_strided flip roll
+        """,
+    "sum": """
+        sum cumsum embedding_dense_backward index_add scatter_add index_put nll_loss_forward native_layer_norm_backward
+        native_batch_norm_backward native_group_norm_backward convolution_backward
+        """,
+    "mean": "mean var_mean native_layer_norm native_batch_norm native_group_norm",
+    "dot": "mm bmm addmm baddbmm convolution dot mv addmv linear einsum",
+}
+_JAX = {
+    "add": "add sub add_any concatenate max min clamp select_n",
+    "multiply": "mul",
+    "move": """
+        neg abs broadcast_in_dim slice dynamic_slice gather pad reduce_max reduce_min cummax cummin dynamic_update_slice
+        convert_element_type reduce_window_max rev split sort reduce_precision scan_slice scan_stack
+        """,
+    "sum": "reduce_sum cumsum scatter-add scatter_add reduce_window_sum psum select_and_scatter_add",
+    "dot": "dot_general conv_general_dilated ragged_dot",
+}
+
+
+def _by_name(table: dict[str, str]) -> dict[str, str]:
+    return {name: kind for kind, names in table.items() for name in names.split()}
+
+
+_TORCH_KINDS, _JAX_KINDS = _by_name(_TORCH), _by_name(_JAX)
+
+
+def base_name(operation: str) -> str:
+    """The name without overload and namespace, in place or not: ``"aten.add_.Tensor"`` is ``"add"``."""
+    return operation.split(".")[1].rstrip("_") if operation.startswith("aten.") else operation
+
+
+def torch_kind(operation: str) -> str:
+    """The kind of an ATen operation: ``"aten.add_.Tensor"`` is an ``"add"``."""
+    return _TORCH_KINDS.get(base_name(operation), "other")
+
+
+def jax_kind(primitive: str) -> str:
+    """The kind of a JAX primitive."""
+    return _JAX_KINDS.get(primitive, "other")

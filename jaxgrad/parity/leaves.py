@@ -1,0 +1,250 @@
+"""Which parameter of the one program is which of the other: by their entries, without a mapping.
+
+Leaves are the same if they have the same entries in any order (a transposed kernel, HWIO for OIHW). Leaves whose
+entries are all one number (biases of zeros) say nothing by themselves and are told apart by their gradients. What is
+left is matched entry by entry (``entries``): one leaf may hold what several hold elsewhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxgrad.errors import InputError
+from jaxgrad.parity.entries import EntryMap, map_entries, related
+
+Leaves = Mapping[str, np.ndarray]
+"""Parameters by path, in float64."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Leaves that hold the same numbers.
+
+    Attributes:
+      torch: torch's names.
+      jax: JAX's paths.
+      how: ``"same"``, as many on both sides, each with all the entries; ``"tied"``, as ``"same"`` with more copies on
+        one side; ``"constant"``, all entries of all leaves are one number; ``"joined"``, by entries.
+      entries: of ``"joined"`` leaves, which entry is which.
+    """
+
+    torch: tuple[str, ...]
+    jax: tuple[str, ...]
+    how: str = "same"
+    entries: EntryMap | None = None
+
+
+@dataclass
+class LeafMatch:
+    """What belongs together, and what is left over on either side."""
+
+    groups: list[Group] = field(default_factory=list)
+    only_torch: list[str] = field(default_factory=list)
+    only_jax: list[str] = field(default_factory=list)
+
+    def sums(self, torch: Leaves, jax: Leaves) -> dict[str, np.ndarray]:
+        """The JAX leaves that hold sums of torch's entries, in float64: in float32 they are already rounded."""
+        found: dict[str, np.ndarray] = {}
+        for group in self.groups:
+            if group.entries is not None:
+                found |= group.entries.sums(torch, jax)
+        return found
+
+
+def bag(array: np.ndarray) -> tuple[int, int, int]:
+    """The entries of an array in any order, as a key: equal for the same entries, in linear time.
+
+    The entries' bits are mixed and added up, with the constants of the SplitMix64 generator.
+    """
+    flat = np.asarray(array, np.float64).reshape(-1) + 0.0  # + 0.0 makes -0 the same as 0
+    with np.errstate(over="ignore"):
+        bits = flat.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits ^= bits >> np.uint64(31)
+        return flat.size, int(bits.sum()), int((bits * bits).sum())
+
+
+def is_constant(array: np.ndarray) -> bool:
+    """Whether all entries are one number."""
+    return array.size > 0 and bool((array == array.flat[0]).all())
+
+
+def match_leaves(torch: Leaves, jax: Leaves) -> LeafMatch:
+    """Match parameters by their entries.
+
+    Args:
+      torch: by name.
+      jax: by path.
+
+    Returns:
+      The groups, and what has no counterpart.
+    """
+    found = LeafMatch()
+    by_key: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
+    for side, leaves in enumerate((torch, jax)):
+        for name, array in leaves.items():
+            key = ("constant", float(array.flat[0]) + 0.0) if is_constant(array) else bag(array)
+            by_key.setdefault(key, ([], []))[side].append(name)
+    for key, (ours, theirs) in by_key.items():
+        if ours and theirs:
+            how = "constant" if key[0] == "constant" else "same" if len(ours) == len(theirs) else "tied"
+            found.groups.append(Group(tuple(ours), tuple(theirs), how))
+        else:
+            found.only_torch += ours
+            found.only_jax += theirs
+    _join(found, torch, jax)
+    for left, leaves in ((found.only_torch, torch), (found.only_jax, jax)):
+        left.sort(key=list(leaves).index)
+    return found
+
+
+def _join(found: LeafMatch, torch: Leaves, jax: Leaves) -> None:
+    """Match what is left over entry by entry, in groups of leaves that share entries."""
+    ours = {name: torch[name] for name in found.only_torch if not is_constant(torch[name])}
+    theirs = {path: jax[path] for path in found.only_jax if not is_constant(jax[path])}
+    for names, paths in related(ours, theirs):
+        entries = map_entries({n: ours[n] for n in names}, {p: theirs[p] for p in paths})
+        if entries is not None:
+            found.groups.append(Group(names, paths, "joined", entries))
+            found.only_torch = [name for name in found.only_torch if name not in names]
+            found.only_jax = [path for path in found.only_jax if path not in paths]
+
+
+def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch, dict[str, str]]:
+    """Match the parameters of two programs.
+
+    Args:
+      torch: its parameters.
+      jax: its parameters.
+      kept: what torch keeps beside its parameters, buffers and frozen ones; JAX may keep these among its parameters.
+
+    Returns:
+      The match, and the JAX leaves that are among ``kept``, which have no part in it, each with the name there.
+
+    Raises:
+      InputError: if parameters are left over on both sides, none of which could be one of the other's.
+    """
+    keys = {path: bag(each) for path, each in jax.items()}
+    trained = [bag(each) for each in torch.values()]
+    frozen: dict[str, str] = {}
+    for name, each in kept.items():
+        key = bag(each)
+        alike = [path for path in jax if keys[path] == key and path not in frozen]
+        if len(alike) > trained.count(key):  # more than torch trains
+            frozen[max(alike, key=lambda path: likeness(name, path))] = name
+    match = match_leaves(torch, {path: each for path, each in jax.items() if path not in frozen})
+    if match.only_torch and match.only_jax:
+        sizes = {torch[name].size for name in match.only_torch} & {jax[path].size for path in match.only_jax}
+        if not sizes:
+            ours_said = ", ".join(f"{name} {list(torch[name].shape)}" for name in match.only_torch[:4])
+            theirs_said = ", ".join(f"params{path} {list(jax[path].shape)}" for path in match.only_jax[:4])
+            raise InputError(
+                f"compare: sizes do not fit: torch has {ours_said}, JAX has {theirs_said}, and no two are of one size. "
+                "Give both programs the same weights."
+            )
+    return match, frozen
+
+
+def closest(name: str, array: np.ndarray, paths: Sequence[str], leaves: Leaves) -> tuple[str | None, float]:
+    """The leaf that was probably meant, and how far it is off.
+
+    Args:
+      name: of a leaf without counterpart.
+      array: its entries.
+      paths: the leaves of the other side that have none either.
+      leaves: all of the other side.
+
+    Returns:
+      The path (None if there is none of this size) and the largest difference of sorted entries, relative to the
+      largest entry.
+    """
+    best: tuple[float, str | None, float] = (float("inf"), None, float("inf"))
+    for path in paths:
+        other = leaves[path]
+        if other.size != array.size:
+            continue
+        largest = max(float(np.abs(array).max(initial=0)), float(np.abs(other).max(initial=0)), 1e-300)
+        error = float(np.abs(np.sort(array, axis=None) - np.sort(other, axis=None)).max(initial=0)) / largest
+        score = error - 2 * likeness(name, path)
+        if score < best[0]:
+            best = (score, path, error)
+    return best[1], best[2]
+
+
+_SAME_WORD = {"kernel": "weight", "scale": "weight", "gamma": "weight", "w": "weight", "beta": "bias", "b": "bias"}
+_SAME_WORD |= {"embedding": "weight"}
+
+
+def likeness(a: str, b: str) -> float:
+    """How many words two paths share: 1 for all, 0 for none."""
+    words_a, words_b = (
+        {_SAME_WORD.get(word, word) for word in re.findall(r"[a-z]+|\d+", path.lower())} for path in (a, b)
+    )
+    return len(words_a & words_b) / max(1, len(words_a | words_b))
+
+
+# --- the same gradient? -----------------------------------------------------------------------------------------------
+
+
+def same_under_layout(
+    ours: np.ndarray,
+    our_slopes: np.ndarray,
+    theirs: np.ndarray,
+    their_slopes: np.ndarray,
+    distance: float,
+    *,
+    shuffled: bool = True,
+) -> tuple[bool, float]:
+    """Whether two gradients agree entry by entry, under the permutation that the parameters themselves show.
+
+    Args:
+      ours: a parameter ``[...]``.
+      our_slopes: its gradient, the same shape.
+      theirs: the parameter of the other side, the same entries in any order.
+      their_slopes: its gradient.
+      distance: how far apart two entries may be.
+      shuffled: whether equal entries of the parameter may stand in any order among themselves, even where axes in
+        another order would do: a bias of zeros whose kernel has its rows in another order.
+
+    Returns:
+      Whether they agree, and the largest distance between two entries.
+    """
+    if np.isnan(our_slopes).any() or np.isnan(their_slopes).any():
+        both = np.isnan(our_slopes).sum() == np.isnan(their_slopes).sum() == our_slopes.size
+        return bool(both), float("nan")
+    worst = float("inf")
+    laid_out = False
+    for axes in layouts(ours.shape, theirs.shape):
+        moved = ours.transpose(axes) if axes is not None else ours.reshape(theirs.shape)
+        if not np.array_equal(moved, theirs):
+            continue
+        laid_out = True
+        slopes = our_slopes.transpose(axes) if axes is not None else our_slopes.reshape(theirs.shape)
+        apart = float(np.abs(slopes - their_slopes).max(initial=0.0))
+        if apart <= distance:
+            return True, apart
+        worst = min(worst, apart)
+    if laid_out and not shuffled:
+        return False, worst
+    one, other = (
+        slopes.ravel()[np.lexsort((slopes.ravel(), values.ravel()))]
+        for values, slopes in ((ours, our_slopes), (theirs, their_slopes))
+    )
+    apart = float(np.abs(one - other).max(initial=0.0))
+    return apart <= distance, min(worst, apart)
+
+
+def layouts(ours: tuple[int, ...], theirs: tuple[int, ...]) -> list[tuple[int, ...] | None]:
+    """The permutations of axes that make the one shape the other; None stands for a plain reshape."""
+    found: list[tuple[int, ...] | None] = []
+    if len(ours) == len(theirs) and len(ours) <= 5:
+        found += [axes for axes in itertools.permutations(range(len(ours))) if tuple(ours[a] for a in axes) == theirs]
+    if ours != theirs:
+        found.append(None)
+    return found

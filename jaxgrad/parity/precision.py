@@ -1,0 +1,89 @@
+"""The same mathematics in another precision: bfloat16 or TF32 on one side, a float64 input cut short.
+
+Told by how far each side's own values are from the shadow. Both round, and rounding may also tip a decision: where two
+numbers are nearly equal, one side may take the other branch of a maximum, and a slope there differs by far more than
+rounding. That is still rounding, so nothing is concluded downstream of such a place.
+"""
+
+from __future__ import annotations
+
+from jaxgrad.parity.align import Alignment, judged
+from jaxgrad.parity.kinds import base_name
+from jaxgrad.parity.rounding import unit
+from jaxgrad.parity.tape import Op, Tape, Value
+from jaxgrad.report.values import Divergence
+
+RATIO = 256.0
+"""So many times more accurate may one side be than the other before it is a difference of precision: bfloat16 has
+2**16 times float32's eps, TF32 2**13; two orders of one float32 sum differ by the square root of its length."""
+
+_DECIDES = set(
+    """
+    where select select_n max min maximum minimum amax amin reduce_max reduce_min relu threshold threshold_backward
+    sort topk sign sgn floor ceil round clamp clip argmax argmin abs trunc fmod remainder median hardtanh hardswish
+    hardsigmoid masked_fill leaky_relu hardtanh_backward leaky_relu_backward hardswish_backward hardsigmoid_backward
+    cummax reduce_window_max max_pool2d_with_indices max_pool2d_with_indices_backward
+    """.split()
+)
+
+
+def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment) -> list[Divergence]:
+    """The first value that one side computes far less accurately than the other; at most one."""
+    tipped = {id(tape): _tipped(tape) for tape in (torch, jax)}
+    for op in torch.ops:
+        for i in op.outputs:
+            partners = alignment.partners.get(i)
+            if not partners or not judged(torch.values[i]):
+                continue
+            ours, theirs = torch.values[i], jax.values[partners[0]]
+            if i in tipped[id(torch)] or theirs.index in tipped[id(jax)]:
+                continue
+            if worse := _less_precise(ours, theirs):
+                return [_told(step, op, worse, ours, theirs, jax)]
+    return []
+
+
+def _told(step: int, op: Op, worse: str, ours: Value, theirs: Value, jax: Tape) -> Divergence:
+    errors = sorted((ours.summary.error, theirs.summary.error))
+    off = f"{worse} is off by {errors[1]:.3g} here, the other side by {errors[0]:.3g}"
+    message = f"the same mathematics, not the same precision: {off}"
+    site = jax.ops[theirs.op].site if theirs.op is not None else None
+    return Divergence(step, op.stage, op.site, site, errors[1] / _largest(ours), None, message)
+
+
+def _largest(value: Value) -> float:
+    found = value.summary.fingerprint
+    return max(found.largest if found is not None else 0.0, 1e-300)
+
+
+def _less_precise(ours: Value, theirs: Value) -> str | None:
+    """Which side is far less accurate in its own precision, if one is."""
+    a, b = ours.summary, theirs.summary
+    largest = _largest(ours)
+    if largest <= 1e-6 * max(a.scale, b.scale) or ours.dtype == theirs.dtype == "float64":
+        return None
+    floor = 4 * unit("float32", largest)
+    if b.error > RATIO * max(a.error, floor):
+        return f"JAX ({theirs.dtype})"
+    if a.error > RATIO * max(b.error, floor):
+        return f"torch ({ours.dtype})"
+    return None
+
+
+def _tipped(tape: Tape) -> set[int]:
+    """The values at or below a decision that rounding tipped: far off, though what was decided on was not."""
+    found: set[int] = set()
+    for op in tape.ops:
+        read = [tape.values[i] for i in op.inputs]
+        below = any(value.index in found for value in read)
+        floating = [value for value in read if judged(value)]
+        decides = base_name(op.name) in _DECIDES or any(
+            value.live and value.summary.fingerprint is None for value in read
+        )
+        worst = max((value.summary.error / _largest(value) for value in floating), default=0.0)
+        for i in op.outputs:
+            value = tape.values[i]
+            off = value.summary.error / _largest(value) if judged(value) else 0.0
+            if below or (decides and off > 16 * max(worst, unit("float32", 1.0))):
+                found.add(i)
+    return found

@@ -1,0 +1,182 @@
+"""The two programs that are compared, and what is refused before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.errors import InputError, InputTypeError
+from jaxgrad.pytrees import leaves_by_path, short
+
+if TYPE_CHECKING:
+    import optax
+    import torch
+
+
+@dataclass
+class TorchProgram:
+    """A torch training step.
+
+    Attributes:
+      module: a ``torch.nn.Module`` with parameters; given back as it was: weights, buffers, gradients, mode.
+      loss: ``loss(module, *batch) -> scalar tensor``; the batch comes as torch tensors.
+      optimizer: over the module's parameters; ``compare`` resets the gradients before each step.
+      scheduler: stepped after each step of the optimizer.
+    """
+
+    module: torch.nn.Module
+    loss: Callable[..., torch.Tensor]
+    optimizer: torch.optim.Optimizer | None = None
+    scheduler: Any = None
+
+
+@dataclass
+class JaxProgram:
+    """A JAX training step.
+
+    Attributes:
+      params: any pytree; its floating arrays are the parameters, what is not an array is left alone.
+      loss: ``loss(params, *batch) -> scalar array``, pure; the batch comes as JAX arrays.
+      optimizer: an ``optax.GradientTransformation``.
+    """
+
+    params: Any
+    loss: Callable[..., jax.Array]
+    optimizer: optax.GradientTransformation | None = None
+
+
+class SplitParams:
+    """The arrays of a pytree apart from what else is in it (an activation function, a name)."""
+
+    def __init__(self, params: Any):
+        leaves, self._structure = jax.tree.flatten(params)
+        self._is_array = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float)) for leaf in leaves]
+        self._rest = [None if array else leaf for leaf, array in zip(leaves, self._is_array, strict=True)]
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        self.paths = [path for path, array in zip(paths, self._is_array, strict=True) if array]
+        self.arrays = [leaf for leaf, array in zip(leaves, self._is_array, strict=True) if array]
+
+    def whole(self, arrays: Sequence[Any]) -> Any:
+        """The pytree with other arrays in it."""
+        rest = iter(arrays)
+        leaves = [next(rest) if array else kept for kept, array in zip(self._rest, self._is_array, strict=True)]
+        return jax.tree.unflatten(self._structure, leaves)
+
+
+def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
+    """Refuse programs that cannot be compared; returns JAX's parameters, taken apart."""
+    import torch
+
+    if not isinstance(torch_program, TorchProgram) or not isinstance(jax_program, JaxProgram):
+        given = f"{type(torch_program).__name__} and {type(jax_program).__name__}"
+        raise InputTypeError(f"compare: got {given}, expected a TorchProgram, then a JaxProgram. Wrap them.")
+    module = torch_program.module
+    if not isinstance(module, torch.nn.Module):
+        raise InputTypeError(f"compare: TorchProgram.module is a {type(module).__name__}, expected a torch.nn.Module.")
+    for side, loss in (("TorchProgram", torch_program.loss), ("JaxProgram", jax_program.loss)):
+        if not callable(loss):
+            raise InputTypeError(f"compare: {side}.loss is a {type(loss).__name__}, expected a function.")
+    parameters = dict(module.named_parameters())
+    if not any(p.requires_grad for p in parameters.values()):
+        have = "no parameters" if not parameters else "no parameter that requires a gradient"
+        raise InputError(f"compare: the torch module {type(module).__name__} has {have}: nothing can be trained.")
+    devices = {str(p.device) for p in (*parameters.values(), *module.buffers())}
+    if len(devices) > 1 or devices == {"meta"}:
+        raise InputError(
+            f"compare: the torch module's parameters are on {', '.join(sorted(devices))}, expected one real device. "
+            'Move them: module.to("cpu").'
+        )
+    split = SplitParams(jax_program.params)
+    if not split.arrays:
+        raise InputError("compare: JaxProgram.params has no arrays, expected the parameters as a pytree of arrays.")
+    whole = {path: leaf for path, leaf in zip(split.paths, split.arrays, strict=True) if not _floating(leaf)}
+    if whole:
+        listed = ", ".join(f"params{path} is {short(leaf)}" for path, leaf in whole.items())
+        raise InputTypeError(
+            f"compare: {listed}; expected floating arrays, since a gradient needs floats. "
+            "Close over what is not a parameter, or pass it in the batch."
+        )
+    for name, array in [
+        *((f"torch's {n}", p.detach().float().cpu().numpy()) for n, p in parameters.items()),
+        *(
+            (f"params{path}", np.asarray(leaf, np.float32))
+            for path, leaf in zip(split.paths, split.arrays, strict=True)
+        ),
+    ]:
+        if not np.isfinite(array).all():
+            raise InputError(f"compare: {name} holds a number that is not finite. Start from finite parameters.")
+    _check_optimizers(torch_program, jax_program)
+    return split
+
+
+def _floating(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+
+
+def _check_optimizers(torch_program: TorchProgram, jax_program: JaxProgram) -> None:
+    ours, theirs = torch_program.optimizer, jax_program.optimizer
+    if (ours is None) != (theirs is None):
+        which = "TorchProgram" if theirs is None else "JaxProgram"
+        raise InputError(f"compare: only the {which} has an optimizer, expected one on both sides or none.")
+    if torch_program.scheduler is not None and ours is None:
+        raise InputError("compare: TorchProgram has a scheduler and no optimizer. Pass the optimizer it drives.")
+    if type(ours).__name__ == "LBFGS":
+        raise InputError("compare: torch.optim.LBFGS evaluates the loss inside its step, which is not compared.")
+    if theirs is not None and not (
+        callable(getattr(theirs, "init", None)) and callable(getattr(theirs, "update", None))
+    ):
+        raise InputTypeError(f"compare: JaxProgram.optimizer is {theirs!r}, expected an optax GradientTransformation.")
+
+
+def check_batches(batches: Any) -> list[list[np.ndarray]]:
+    """The batches as NumPy arrays, each batch a list of leaves; refuses what is not arrays.
+
+    Raises:
+      InputError: no batch, an array that is not finite, an integer beyond 32 bits. InputTypeError: not arrays.
+    """
+    if not isinstance(batches, (list, tuple)) or not batches:
+        raise InputError("compare: batches is empty or not a list, expected a list of batches, one a step: [(x, y)].")
+    found = []
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, (tuple, list)):
+            raise InputTypeError(
+                f"compare: batches[{number}] is a {type(batch).__name__}, expected a tuple that is spread as "
+                "loss(params, *batch). Pass [(x, y)], or [(x,)] for one array."
+            )
+        found.append(
+            [_as_array(f"batches[{number}]{path}", leaf) for path, leaf in leaves_by_path(tuple(batch)).items()]
+        )
+    return found
+
+
+def _as_array(name: str, leaf: Any) -> np.ndarray:
+    if type(leaf).__module__.split(".")[0] == "torch":
+        leaf = leaf.detach().cpu()
+        leaf = (leaf.float() if leaf.dtype.itemsize == 2 and leaf.is_floating_point() else leaf).numpy()
+    if not isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, float)) or isinstance(leaf, bool):
+        raise InputTypeError(f"compare: {name} is a {type(leaf).__name__}, expected an array. Pass numpy arrays.")
+    array = np.array(leaf)
+    if array.dtype == object or array.dtype.kind not in "fiub":
+        raise InputTypeError(f"compare: {name} has dtype {array.dtype}, expected numbers. Pass floats or integers.")
+    if array.dtype.kind == "f" and np.isnan(array).any():  # infinities may stand in a mask
+        raise InputError(f"compare: {name} holds NaN, which compares with nothing. Mend the data.")
+    if array.dtype.kind in "iu" and array.size and (abs(int(array.max())) >= 2**31 or abs(int(array.min())) > 2**31):
+        raise InputError(f"compare: {name} holds an integer beyond 32 bits, which JAX cuts off. Pass smaller ones.")
+    return array
+
+
+def torch_batch(batch: Sequence[Any], arrays: Sequence[np.ndarray], device: Any) -> tuple[Any, ...]:
+    """A batch with torch tensors for its leaves, copies of its own."""
+    import torch
+
+    return jax.tree.unflatten(jax.tree.structure(tuple(batch)), [torch.tensor(a).to(device) for a in arrays])
+
+
+def jax_batch(batch: Sequence[Any], arrays: Sequence[np.ndarray]) -> list[jax.Array]:
+    """The leaves of a batch as JAX arrays."""
+    return [jnp.asarray(array) for array in arrays]

@@ -1,0 +1,105 @@
+"""One JAX primitive in float64: its dtypes promoted, its inner computations typed anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+_WIDE = {
+    np.dtype(jnp.float32): np.dtype(np.float64),
+    np.dtype(jnp.float16): np.dtype(np.float64),
+    np.dtype(jnp.bfloat16): np.dtype(np.float64),
+    np.dtype(np.complex64): np.dtype(np.complex128),
+}
+_DTYPES = ("new_dtype", "dtype", "preferred_element_type", "out_dtype", "accum_dtype")
+_BITS = ("bitcast_convert_type", "random_bits", "threefry2x32", "reduce_precision", "shift_right_logical")
+
+
+def is_narrow(aval: Any) -> bool:
+    """Whether an abstract value is of a floating dtype that float64 (or complex128) widens."""
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended) and np.dtype(dtype) in _WIDE
+
+
+def widened(array: Any) -> Any:
+    """The array in float64 if it is floating; else as it is."""
+    if not is_narrow(array):
+        return array
+    with jax.enable_x64(True):
+        return jnp.asarray(np.asarray(array).astype(_WIDE[np.dtype(array.dtype)]))
+
+
+def bind_promoted(eqn: Any, shadows: list[Any]) -> list[Any]:
+    """Run an equation's primitive on float64 inputs.
+
+    Args:
+      eqn: an equation without inner jaxprs to enter.
+      shadows: its inputs, floating ones in float64.
+
+    Returns:
+      Its outputs; floating ones in float64.
+    """
+    name = eqn.primitive.name
+    with jax.enable_x64(True):
+        if name == "reduce_precision":  # asks for rounding, of which the shadow has none
+            return [shadows[0]]
+        if name in _BITS:  # the bits of a float32 mean something to the program: they are its own
+            narrow = [
+                jnp.asarray(each, var.aval.dtype) if is_narrow(var.aval) else each
+                for each, var in zip(shadows, eqn.invars, strict=True)
+            ]
+            made = eqn.primitive.bind(*narrow, **eqn.params)
+            return [widened(each) for each in (made if eqn.primitive.multiple_results else [made])]
+        shadows = [
+            each if each.dtype == _wide_dtype(var.aval) else each.astype(_wide_dtype(var.aval))
+            for each, var in zip(shadows, eqn.invars, strict=True)
+        ]
+        made = eqn.primitive.bind(*shadows, **_promoted(eqn.params))
+        return list(made) if eqn.primitive.multiple_results else [made]
+
+
+def _wide_dtype(aval: Any) -> Any:
+    return _WIDE[np.dtype(aval.dtype)] if is_narrow(aval) else aval.dtype
+
+
+def _promoted(params: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, value in params.items():
+        if key in _DTYPES and value is not None:
+            dtype = value if jnp.issubdtype(value, jax.dtypes.extended) else _WIDE.get(np.dtype(value), value)
+            found[key] = dtype
+        elif isinstance(value, jex.ClosedJaxpr):
+            found[key] = _retyped(value)
+        elif isinstance(value, jex.Jaxpr):
+            found[key] = _retyped(jex.ClosedJaxpr(value, ())).jaxpr
+        elif isinstance(value, tuple) and value and all(hasattr(each, "eqns") for each in value):
+            found[key] = tuple(_retyped(each) for each in value)
+        else:
+            found[key] = value
+    return found
+
+
+def _retyped(closed: Any) -> Any:
+    """An inner computation (what ``scatter-add`` or ``reduce`` applies) traced again on float64."""
+
+    def run(*given: Any) -> list[Any]:
+        env = dict(zip(closed.jaxpr.invars, given, strict=True))
+        env.update(zip(closed.jaxpr.constvars, map(widened, closed.consts), strict=True))
+        for inner in closed.jaxpr.eqns:
+            read = [
+                jnp.asarray(atom.val, _wide_dtype(atom.aval)) if isinstance(atom, jex.Literal) else env[atom]
+                for atom in inner.invars
+            ]
+            made = inner.primitive.bind(*read, **_promoted(inner.params))
+            env.update(zip(inner.outvars, made if inner.primitive.multiple_results else [made], strict=True))
+        return [
+            jnp.asarray(atom.val, _wide_dtype(atom.aval)) if isinstance(atom, jex.Literal) else env[atom]
+            for atom in closed.jaxpr.outvars
+        ]
+
+    shapes = [jax.ShapeDtypeStruct(var.aval.shape, _wide_dtype(var.aval)) for var in closed.jaxpr.invars]
+    return jax.make_jaxpr(run)(*shapes)

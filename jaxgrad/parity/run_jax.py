@@ -1,0 +1,173 @@
+"""One JAX program traced and run under the recorder, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.errors import InputError, InputTypeError, ProgramError
+from jaxgrad.parity.programs import JaxProgram, SplitParams
+from jaxgrad.parity.tape import Tape
+from jaxgrad.parity.tape_jax import JaxRecorder
+from jaxgrad.pytrees import short
+
+
+class JaxRun:
+    """The steps of one JAX program: its own parameters and optimizer state, and those of the float64 shadow."""
+
+    def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray]):
+        self.program, self.split = program, split
+        self.own = [jnp.asarray(array) for array in split.arrays]
+        self.wide = [
+            shadows.get(p, np.asarray(a).astype(np.float64)) for p, a in zip(split.paths, self.own, strict=True)
+        ]
+        self.loss = 0.0
+        self.gradients: dict[str, np.ndarray] = {}
+        self.own_gradients: dict[str, np.ndarray] = {}
+        self.moved: dict[str, np.ndarray] = {}
+        self._states: tuple[Any, Any] | None = None
+
+    def trace(
+        self, batch: Sequence[Any], arrays: Sequence[jax.Array]
+    ) -> tuple[jex.ClosedJaxpr, jex.ClosedJaxpr | None]:
+        """The jaxpr of loss and gradients; and traced again in float64, where the program allows it.
+
+        Raises:
+          ProgramError: if the loss raises.
+          InputError, InputTypeError: if it is not a scalar, or no function of the parameters.
+        """
+        structure = jax.tree.structure(tuple(batch))
+
+        def loss(leaves: list[Any], *flat: Any) -> Any:
+            value = self.program.loss(self.split.whole(leaves), *jax.tree.unflatten(structure, flat))
+            _check_loss(value)
+            return jnp.reshape(value, ())
+
+        step = jax.value_and_grad(loss)
+        try:
+            closed = jax.make_jaxpr(step)(self.own, *arrays)
+        except (InputError, InputTypeError):
+            raise
+        except Exception as error:
+            raise ProgramError(f"compare: the JAX loss raised {type(error).__name__}: {error}") from error
+        used = _reached(closed.jaxpr, closed.jaxpr.outvars[0])
+        if not any(var in used for var in closed.jaxpr.invars[: len(self.own)]):
+            raise InputError(
+                "compare: the JAX loss is not a function of params: none of its leaves is read. "
+                "Compute it from the params that are passed in, not from those around the function."
+            )
+        try:
+            with jax.enable_x64(True):
+                wide = [jnp.asarray(each, jnp.float64) for each in self.wide]
+                inputs = [jnp.asarray(np.asarray(a), np.float64 if _floating(a) else a.dtype) for a in arrays]
+                better = jax.make_jaxpr(step)(wide, *inputs)
+        except Exception:  # the program insists on its own precision; its literals are recovered one by one
+            better = None
+        return closed, better
+
+    def forward_and_backward(
+        self,
+        traced: tuple[jex.ClosedJaxpr, jex.ClosedJaxpr | None],
+        arrays: Sequence[jax.Array],
+        exact: Sequence[np.ndarray],
+        names: Sequence[str],
+        fixed: set[str],
+        perturb: int | None,
+        exact_constant: Callable[[np.ndarray], bool],
+    ) -> tuple[Tape, int]:
+        """Record the loss of a batch and its gradients.
+
+        Args:
+          traced: from ``trace``.
+          arrays: the batch as JAX holds it.
+          exact: the batch as it was given, perhaps wider.
+          names: of the batch's leaves.
+          fixed: the paths of leaves that are no parameters.
+          perturb: a seed for the second shadow, or None.
+          exact_constant: see ``JaxRecorder``.
+
+        Returns:
+          The tape, and how many constants are of unknown origin.
+        """
+        recorder = JaxRecorder(perturb, exact_constant)
+        leaves = [
+            (path, own, wide, path not in fixed)
+            for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)
+        ]
+        leaves += [
+            (name, array, wide.astype(np.float64) if _floating(array) else None, _floating(array))
+            for name, array, wide in zip(names, arrays, exact, strict=True)
+        ]
+        loss, *grads = recorder.record(*traced, leaves)
+        tape = recorder.tape
+        tape.loss = loss.index
+        self.loss = float(loss.own)
+        for path, cell in zip(self.split.paths, grads, strict=True):
+            tape.gradients[path] = cell.index
+            self.gradients[path] = np.asarray(cell.shadows[0])
+            self.own_gradients[path] = np.asarray(cell.own).astype(np.float64)
+            self.moved[path] = np.asarray(cell.shadows[-1])
+        return tape, recorder.unknown_constants
+
+    def update(self) -> None:
+        """Update parameters and optimizer state, in the program's own precision and in float64."""
+        import optax
+
+        optimizer = self.program.optimizer
+        assert optimizer is not None
+        if self._states is None:
+            own = optimizer.init(self.split.whole(self.own))
+            with jax.enable_x64(True):
+                wide = optimizer.init(self.split.whole([jnp.asarray(each) for each in self.wide]))
+            self._states = own, wide
+
+        def step(arrays: Sequence[Any], grads: Sequence[Any], state: Any, loss: Any) -> tuple[list[Any], Any]:
+            params, slopes = self.split.whole(arrays), self.split.whole(grads)
+            extra = {"value": loss, "grad": slopes}
+            updates, state = optax.with_extra_args_support(optimizer).update(slopes, state, params, **extra)
+            return SplitParams(optax.apply_updates(params, updates)).arrays, state
+
+        paths = self.split.paths
+        grads = [jnp.asarray(self.own_gradients[p], own.dtype) for p, own in zip(paths, self.own, strict=True)]
+        self.own, own = step(self.own, grads, self._states[0], self.loss)
+        with jax.enable_x64(True):
+            grads = [jnp.asarray(self.gradients[p]) for p in paths]
+            made, wide = step([jnp.asarray(each) for each in self.wide], grads, self._states[1], self.loss)
+            self.wide = [np.asarray(each, np.float64) for each in made]
+        self._states = own, wide
+
+    def constants(self, closed: jex.ClosedJaxpr) -> Iterator[np.ndarray]:
+        """The floating tables that the program closes over."""
+        for const in closed.consts:
+            if hasattr(const, "dtype") and jnp.issubdtype(const.dtype, jnp.floating):
+                yield np.asarray(const)
+
+
+def _floating(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+
+def _check_loss(value: Any) -> None:
+    if not hasattr(value, "dtype") and not isinstance(value, float):
+        raise InputTypeError(
+            f"compare: the JAX loss is a {type(value).__name__}, expected a scalar array. Return it alone."
+        )
+    if np.size(value) != 1 or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise InputError(
+            f"compare: the JAX loss is {short(value)}, expected one floating number f32[]. "
+            "Take its mean: jnp.mean(...)."
+        )
+
+
+def _reached(jaxpr: Any, start: Any) -> set[Any]:
+    """The variables from which one is computed."""
+    reached = {start} if not isinstance(start, jex.Literal) else set()
+    for eqn in reversed(jaxpr.eqns):
+        if any(var in reached for var in eqn.outvars):
+            reached.update(atom for atom in eqn.invars if not isinstance(atom, jex.Literal))
+    return reached

@@ -1,0 +1,136 @@
+"""One torch program run under the recorder, step by step, and given back as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from jaxgrad.errors import InputError, ProgramError
+from jaxgrad.parity.programs import TorchProgram
+from jaxgrad.parity.tape import Tape
+from jaxgrad.parity.tape_torch import TorchRecorder
+
+
+@contextmanager
+def kept(program: TorchProgram) -> Iterator[None]:
+    """Give back module, optimizer and torch's random numbers as they were: weights, buffers, gradients, mode, state."""
+    module, optimizer = program.module, program.optimizer
+    modes = [(each, each.training) for each in module.modules()]
+    tensors = [*module.parameters(), *module.buffers()]
+    values = [(each, each.detach().clone()) for each in tensors]
+    grads = [(each, each.grad, None if each.grad is None else each.grad.clone()) for each in module.parameters()]
+    state = copy.deepcopy(optimizer.state_dict()) if optimizer is not None else None
+    schedule = copy.deepcopy(program.scheduler.state_dict()) if program.scheduler is not None else None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        with torch.no_grad():
+            for each, value in values:
+                each.copy_(value)
+            for each, grad, value in grads:
+                each.grad = grad
+                if grad is not None and value is not None:
+                    grad.copy_(value)
+        for each, training in modes:
+            each.training = training
+        if optimizer is not None and state is not None:
+            optimizer.load_state_dict(state)
+        if program.scheduler is not None and schedule is not None:
+            program.scheduler.load_state_dict(schedule)
+
+
+class TorchRun:
+    """The steps of one torch program; use inside ``kept``."""
+
+    def __init__(self, program: TorchProgram, perturb: int | None, exact_constant: Callable[[np.ndarray], bool]):
+        self.program = program
+        self.recorder = TorchRecorder(program.module, perturb, exact_constant)
+        self.parameters = {n: p for n, p in program.module.named_parameters() if p.requires_grad}
+        self._fixed = {n: p for n, p in program.module.named_parameters() if not p.requires_grad}
+        self._buffers = dict(program.module.named_buffers())
+        self.device = next(program.module.parameters()).device
+        self.loss = 0.0
+        self.gradients: dict[str, np.ndarray] = {}
+        self.own_gradients: dict[str, np.ndarray] = {}
+
+    def forward_and_backward(self, batch: tuple[Any, ...], names: list[str]) -> Tape:
+        """Record the loss of a batch and its gradients.
+
+        Raises:
+          ProgramError: if the loss raises. InputError: if it is not a scalar, or does not depend on the parameters.
+        """
+        import jax
+
+        for parameter in self.program.module.parameters():
+            parameter.grad = None
+        leaves: dict[str, tuple[torch.Tensor, bool]] = {name: (p, True) for name, p in self.parameters.items()}
+        leaves |= {name: (p, True) for name, p in self._fixed.items()}
+        leaves |= {f"buffer {name}": (b, False) for name, b in self._buffers.items()}
+        tensors = jax.tree.leaves(batch)
+        leaves |= {name: (t, t.is_floating_point()) for name, t in zip(names, tensors, strict=True)}
+        self.recorder.begin(leaves)
+        with self.recorder.recording("forward"):
+            try:
+                loss = self.program.loss(self.program.module, *batch)
+            except Exception as error:
+                raise ProgramError(f"compare: the torch loss raised {type(error).__name__}: {error}") from error
+        self._check_loss(loss)
+        with self.recorder.recording("backward"):
+            loss.backward()
+        tape = self.recorder.tape
+        tape.loss = self.recorder.index_of(loss)
+        self.loss = float(loss.detach())
+        self.gradients, self.own_gradients = {}, {}
+        for name, parameter in self.parameters.items():
+            tape.gradients[name] = None if parameter.grad is None else self.recorder.index_of(parameter.grad)
+            if parameter.grad is not None:
+                self.gradients[name] = self.recorder.shadow_of(parameter.grad)
+                self.own_gradients[name] = parameter.grad.detach().cpu().double().numpy()
+        return tape
+
+    def update(self) -> None:
+        """Step the optimizer, and then the scheduler."""
+        assert self.program.optimizer is not None
+        with self.recorder.recording("update"):
+            self.program.optimizer.step()
+        if self.program.scheduler is not None:
+            self.program.scheduler.step()
+
+    def shadows(self) -> dict[str, np.ndarray]:
+        """The parameters in float64, as their shadows are now."""
+        return {name: self.recorder.shadow_of(p) for name, p in self.parameters.items()}
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """The parameters that require no gradient."""
+        return {name: p.detach().double().cpu().numpy() for name, p in self._fixed.items()}
+
+    def buffers(self) -> dict[str, np.ndarray]:
+        """The floating buffers as they are now."""
+        return {n: b.detach().double().cpu().numpy().copy() for n, b in self._buffers.items() if b.is_floating_point()}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The parameters as they are now, in float64."""
+        return {n: p.detach().double().cpu().numpy().copy() for n, p in self.parameters.items()}
+
+    def _check_loss(self, loss: Any) -> None:
+        if not isinstance(loss, torch.Tensor):
+            raise InputError(
+                f"compare: the torch loss is a {type(loss).__name__}, expected a scalar tensor. Return it alone."
+            )
+        if loss.numel() != 1 or not loss.is_floating_point():
+            shape = list(loss.shape)
+            raise InputError(
+                f"compare: the torch loss has shape {shape} and dtype {loss.dtype}, expected one floating number. "
+                "Take its mean: loss.mean()."
+            )
+        if loss.grad_fn is None:
+            raise InputError(
+                "compare: the torch loss does not depend on the module's parameters (it has no grad_fn). "
+                "Compute it from module(...), outside torch.no_grad()."
+            )

@@ -1,0 +1,78 @@
+"""What surrounds a step: the batch that both sides were given, and the statistics that torch keeps on the side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxgrad.parity.fingerprints import agree, fingerprint
+from jaxgrad.parity.gradients import Side
+from jaxgrad.parity.judge import StepOutcome
+from jaxgrad.parity.rounding import unit
+from jaxgrad.parity.tape import Tape
+from jaxgrad.report.values import Divergence, Site
+
+
+def check_inputs(step: int, arrays: Sequence[np.ndarray], given: Sequence[Any], outcome: StepOutcome) -> None:
+    """A float64 array is float64 in torch, and cut to float32 in JAX."""
+    for i, (array, ours) in enumerate(zip(arrays, given, strict=True)):
+        if array.dtype.kind != "f" or array.dtype == ours.dtype:
+            continue
+        if np.array_equal(np.asarray(ours).astype(array.dtype), array, equal_nan=True):
+            continue
+        site = Site(f"batch[{i}]", "", "", 0)
+        message = f"batch[{i}] is {array.dtype} in torch and cut to {ours.dtype} in JAX. Pass float32 to both."
+        error = float(np.finfo(ours.dtype).eps)
+        outcome.divergences.insert(0, Divergence(step, "input", site, site, error, None, message))
+
+
+def check_dependence(
+    step: int, arrays: Sequence[np.ndarray], names: Sequence[str], torch: Tape, jax: Tape, outcome: StepOutcome
+) -> None:
+    """A loss that reads the arrays around it agrees on this batch, and on no other."""
+    ours, theirs = (tape.above(tape.loss) for tape in (torch, jax))
+    for name, array in zip(names, arrays, strict=True):
+        reads = (torch.leaves[name] in ours, jax.leaves[name] in theirs)
+        if reads == (True, False):
+            message = f"torch's loss depends on {name}, and JAX's does not"
+            if array.size and (array == array.flat[0]).all():  # a mask that masks nothing may be left out
+                outcome.notes.append(f"{message}; all its entries are {array.flat[0]}, so that says nothing here")
+                continue
+            site = Site(name, "", "", 0)
+            outcome.divergences.insert(0, Divergence(step, "input", site, site, 1.0, None, message))
+        elif reads == (False, True):
+            outcome.notes.append(f"JAX's loss depends on {name}, and torch's does not")
+
+
+def check_frozen(step: int, frozen: Mapping[str, str], jax: Side, updated: bool, outcome: StepOutcome) -> None:
+    """JAX parameters that hold what torch keeps as a buffer: they have a gradient, and an optimizer moves them."""
+    for path, name in frozen.items():
+        if not jax.moves(path):
+            continue
+        message = f"JAX's {path} is taken for torch's {name}, which is not trained; in JAX it has a gradient"
+        if updated:
+            site, theirs = Site(f"buffer {name}", name.rpartition(".")[0], "", 0), Site(f"parameter {path}", "", "", 0)
+            outcome.divergences.append(Divergence(step, "params", site, theirs, 1.0, None, message))
+        else:
+            outcome.notes.append(message)
+
+
+def check_statistics(
+    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], jax: Tape, outcome: StepOutcome
+) -> None:
+    """Buffers that torch updated in the step, as batch norm does, and whose new values JAX does not compute."""
+    if outcome.wrong:
+        return
+    for name, now in after.items():
+        if np.array_equal(now, before[name], equal_nan=True):
+            continue
+        new = fingerprint(now)
+        near = 64 * unit("float32", new.largest)
+        seen = (value.summary.fingerprint for value in jax.values)
+        if not any(each is not None and agree(new, each, near) for each in seen):
+            outcome.doubts.append(
+                f"batch statistics were updated: torch's {name} changed, and the JAX loss computes nothing that is its "
+                "new value. Compare in eval mode, or compute the new statistics in the JAX loss too."
+            )

@@ -1,0 +1,382 @@
+"""The recorder of a JAX step: every primitive of the jaxpr, evaluated one by one, with a float64 shadow beside it.
+
+Nesting is dissolved: ``jit``, ``custom_jvp_call``, ``custom_vjp_call``, ``remat`` are entered, ``scan`` and ``while``
+are run iteration by iteration, ``cond`` takes the branch that the program takes. The program's own values are those of
+the op-by-op run. The shadow runs the same primitives under x64, each with its dtypes promoted, so that a hard-coded
+float32 does not spoil it; neither the caller's ``jax_enable_x64`` nor anything else is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.parity.constants import recover
+from jaxgrad.parity.fingerprints import fingerprint
+from jaxgrad.parity.kinds import jax_kind
+from jaxgrad.parity.promote_jax import bind_promoted, is_narrow, widened
+from jaxgrad.parity.rounding import Operand, operand_scale
+from jaxgrad.parity.sites_jax import site_of, stage_of
+from jaxgrad.parity.tape import Op, Summary, Tape
+from jaxgrad.report.values import Site
+
+# Primitives after which a value is the same value, whatever its shape.
+_SAME = {
+    "reshape",
+    "transpose",
+    "squeeze",
+    "expand_dims",
+    "stop_gradient",
+    "copy",
+    "copy_p",
+    "optimization_barrier",
+    "rev",
+}
+_DRAWS = ("random_bits", "threefry2x32", "rng_", "random_gamma", "random_seed")
+
+
+class _Cell:
+    """What a variable of the jaxpr holds: the program's array, the shadows, and its value on the tape."""
+
+    __slots__ = ("index", "own", "shadows")
+
+    def __init__(self, own: Any, shadows: tuple[Any, ...], index: int):
+        self.own, self.shadows, self.index = own, shadows, index
+
+
+class JaxRecorder:
+    """Records one step of a JAX program.
+
+    Args:
+      perturb: a seed; a second shadow is then run in which constants are moved within their rounding, and everything
+        the step was given by some float64 units; ``Summary.noise`` is how far the two shadows are apart.
+      exact_constant: tells whether a table of constants is the same, entry for entry, on the other side.
+    """
+
+    def __init__(self, perturb: int | None = None, exact_constant: Callable[[np.ndarray], bool] = lambda array: False):
+        self.tape = Tape(framework=f"jax {jax.__version__}")
+        self.unknown_constants = 0
+        self._perturb = None if perturb is None else np.random.default_rng(perturb)
+        self._exact_constant = exact_constant
+        self._constants: dict[Any, _Cell] = {}
+
+    def record(
+        self,
+        closed: jex.ClosedJaxpr,
+        better: jex.ClosedJaxpr | None,
+        leaves: Sequence[tuple[str, Any, np.ndarray | None, bool]],
+    ) -> list[_Cell]:
+        """Evaluate a jaxpr on given leaves.
+
+        Args:
+          closed: of the step, traced in the program's own precision.
+          better: the same jaxpr traced in float64, if it has the same structure: its literals are not yet rounded.
+          leaves: name, array, float64 shadow (None: that of the array), and whether the leaf is live, one an input.
+
+        Returns:
+          What each output of the jaxpr holds.
+        """
+        given = []
+        for name, array, shadow, live in leaves:
+            cell = self._given(array, shadow, name, exact=True)
+            value = self.tape.values[cell.index]
+            value.leaf, value.live = name, live
+            self.tape.leaves[name] = cell.index
+            given.append(cell)
+        better = better if better is not None and _same_structure(closed.jaxpr, better.jaxpr) else None
+        return self._run(closed, better, given, _NOWHERE)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    def _run(self, closed: Any, better: Any, given: Sequence[_Cell], around: Site) -> list[_Cell]:
+        jaxpr, consts = _opened(closed)
+        env: dict[Any, _Cell] = {}
+        wide_consts = _opened(better)[1] if better is not None else [None] * len(consts)
+        for number, (var, const) in enumerate(zip(jaxpr.constvars, consts, strict=True)):
+            wide = wide_consts[number] if number < len(wide_consts) else None
+            env[var] = const if isinstance(const, _Cell) else self._constant(const, wide)
+        env.update(zip(jaxpr.invars, given, strict=True))
+        last = _last_reads(jaxpr)
+        for number, eqn in enumerate(jaxpr.eqns):
+            twin = _opened(better)[0].eqns[number] if better is not None else None
+            inputs = [self._read(env, atom, twin.invars[i] if twin else None) for i, atom in enumerate(eqn.invars)]
+            outputs = self._step(eqn, twin, inputs, around)
+            env.update((var, cell) for var, cell in zip(eqn.outvars, outputs, strict=True))
+            for var in last.get(number, ()):
+                env.pop(var, None)
+        wide_outs = _opened(better)[0].outvars if better is not None else [None] * len(jaxpr.outvars)
+        return [self._read(env, atom, wide) for atom, wide in zip(jaxpr.outvars, wide_outs, strict=True)]
+
+    def _read(self, env: dict[Any, _Cell], atom: Any, twin: Any) -> _Cell:
+        if not isinstance(atom, jex.Literal):
+            return env[atom]
+        return self._constant(
+            np.asarray(atom.val, getattr(atom.aval, "dtype", None)), twin.val if isinstance(twin, jex.Literal) else None
+        )
+
+    def _step(self, eqn: Any, twin: Any, inputs: list[_Cell], around: Site) -> list[_Cell]:
+        name, params = eqn.primitive.name, eqn.params
+        site = site_of(eqn, around)
+
+        def inner(key: str) -> tuple[Any, Any]:
+            return params[key], twin.params[key] if twin is not None else None
+
+        if name == "cond":
+            chosen = int(np.clip(int(inputs[0].own), 0, len(params["branches"]) - 1))
+            better = twin.params["branches"][chosen] if twin is not None else None
+            return self._run(params["branches"][chosen], better, inputs[1:], site)
+        if name == "while":
+            return self._while(eqn, twin, inputs, site)
+        if name == "scan":
+            return self._scan(eqn, twin, inputs, site)
+        if name == "shard_map" and _one_device(params):
+            return self._run(*inner("jaxpr"), inputs, site)
+        for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+            whole = name in _KEPT_WHOLE or not hasattr(params.get(key), "eqns")
+            if not whole and len(_opened(params[key])[0].invars) == len(inputs):
+                return self._run(*inner(key), inputs, site)
+        return self._apply(eqn, inputs, site)
+
+    def _while(self, eqn: Any, twin: Any, inputs: list[_Cell], site: Site) -> list[_Cell]:
+        p, wide = eqn.params, twin.params if twin is not None else {}
+        n_cond, n_body = p["cond_nconsts"], p["body_nconsts"]
+        of_cond, of_body, carry = inputs[:n_cond], inputs[n_cond : n_cond + n_body], inputs[n_cond + n_body :]
+        while bool(self._run(p["cond_jaxpr"], wide.get("cond_jaxpr"), [*of_cond, *carry], site)[0].own):
+            carry = self._run(p["body_jaxpr"], wide.get("body_jaxpr"), [*of_body, *carry], site)
+        return list(carry)
+
+    def _scan(self, eqn: Any, twin: Any, inputs: list[_Cell], site: Site) -> list[_Cell]:
+        p = eqn.params
+        better = twin.params["jaxpr"] if twin is not None else None
+        n_consts, n_carry, length = p["num_consts"], p["num_carry"], p["length"]
+        consts, carry, rows = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
+        steps = range(length - 1, -1, -1) if p["reverse"] else range(length)
+        stacked: list[list[_Cell]] = []
+        for t in steps:
+            row = [self._sliced(cell, t, site, eqn) for cell in rows]
+            outputs = self._run(p["jaxpr"], better, [*consts, *carry, *row], site)
+            carry = outputs[:n_carry]
+            stacked.append(outputs[n_carry:])
+        if p["reverse"]:
+            stacked.reverse()
+        columns = [self._stacked(list(column), site, eqn) for column in zip(*stacked, strict=True)]
+        if not length:
+            columns = [self._empty(var) for var in eqn.outvars[n_carry:]]
+        return [*carry, *columns]
+
+    def _sliced(self, cell: _Cell, t: int, site: Site, eqn: Any) -> _Cell:
+        return self._made("scan_slice", [cell], [(cell.own[t], tuple(s[t] for s in cell.shadows))], site, eqn, True)[0]
+
+    def _stacked(self, cells: list[_Cell], site: Site, eqn: Any) -> _Cell:
+        with jax.enable_x64(True):
+            shadows = tuple(jnp.stack(each) for each in zip(*(cell.shadows for cell in cells), strict=True))
+        made = (jnp.stack([cell.own for cell in cells]), shadows)
+        return self._made("scan_stack", cells, [made], site, eqn, True)[0]
+
+    def _empty(self, var: Any) -> _Cell:
+        return self._constant(np.zeros(var.aval.shape, var.aval.dtype), None)
+
+    # --- one primitive ------------------------------------------------------------------------------------------------
+
+    def _apply(self, eqn: Any, inputs: list[_Cell], site: Site) -> list[_Cell]:
+        several = eqn.primitive.multiple_results
+        own = eqn.primitive.bind(*(cell.own for cell in inputs), **eqn.params)
+        own = list(own) if several else [own]
+        name = eqn.primitive.name
+        if _keeps(name, eqn, inputs, own):  # the same entries in another shape
+            shadows, _ = self._shadows(eqn, inputs, own)
+            return [_Cell(own[0], shadows[0], inputs[0].index)]
+        shadows, shadowed = self._shadows(eqn, inputs, own)
+        return self._made(name, inputs, list(zip(own, shadows, strict=True)), site, eqn, shadowed)
+
+    def _shadows(self, eqn: Any, inputs: list[_Cell], own: list[Any]) -> tuple[list[tuple[Any, ...]], bool]:
+        """One tuple of shadows for each output, and whether they could be computed."""
+        if not any(is_narrow(var.aval) for var in (*eqn.invars, *eqn.outvars)) and all(
+            shadow is cell.own for cell in inputs for shadow in cell.shadows
+        ):
+            return [tuple(each for _ in range(self._worlds)) for each in own], True  # integers, keys, float64
+        worlds, shadowed = [], True
+        for world in range(self._worlds):
+            try:
+                worlds.append(bind_promoted(eqn, [cell.shadows[world] for cell in inputs]))
+            except Exception:  # no float64 twin: the program's own result has to do
+                shadowed = False
+                worlds.append([widened(each) for each in own])
+        return list(zip(*worlds, strict=True)), shadowed
+
+    @property
+    def _worlds(self) -> int:
+        return 1 if self._perturb is None else 2
+
+    def _made(
+        self,
+        name: str,
+        inputs: list[_Cell],
+        made: list[tuple[Any, tuple[Any, ...]]],
+        site: Site,
+        eqn: Any,
+        shadowed: bool,
+    ) -> list[_Cell]:
+        operands = [each for cell in inputs if (each := Operand.of(self.tape.values[cell.index])) is not None]
+        kind = jax_kind(name)
+        cells = []
+        for own, shadows in made:
+            summary = self._summary(own, shadows, lambda largest, size: operand_scale(kind, operands, largest, size))
+            value = self.tape.add_value(tuple(np.shape(own)), str(own.dtype), summary)
+            cells.append(_Cell(own, shadows, value.index))
+        draws = name.startswith(_DRAWS)
+        read = tuple(dict.fromkeys(cell.index for cell in inputs))
+        op = Op(name, read, tuple(cell.index for cell in cells), site, stage_of(eqn), shadowed, draws)
+        self.tape.add_op(op)
+        return cells
+
+    # --- values -------------------------------------------------------------------------------------------------------
+
+    def _constant(self, const: Any, wide: Any) -> _Cell:
+        """A constant of the jaxpr: equal ones are one value."""
+        if not hasattr(const, "dtype"):
+            const = np.asarray(const)
+        extended = jnp.issubdtype(const.dtype, jax.dtypes.extended)
+        if extended:
+            return self._cell_of(const, (const,) * self._worlds, "constant")
+        array = np.asarray(const)
+        key = (array.shape, str(array.dtype), array.tobytes()) if array.size <= 64 else None
+        if key is not None and key in self._constants:
+            return self._constants[key]
+        shadow = None
+        if wide is not None and hasattr(wide, "dtype") and np.shape(wide) == array.shape:
+            candidate = np.asarray(wide)
+            if candidate.dtype == np.float64 and np.array_equal(candidate.astype(array.dtype), array, equal_nan=True):
+                shadow = candidate
+        cell = self._given(const, shadow, "constant", exact=shadow is not None and str(array.dtype) != "float64")
+        if key is not None:
+            self._constants[key] = cell
+        return cell
+
+    def _given(self, array: Any, shadow: np.ndarray | None, leaf: str, exact: bool) -> _Cell:
+        own = array if isinstance(array, jax.Array) else jnp.asarray(array)
+        if not jnp.issubdtype(own.dtype, jnp.floating):
+            wide = widened(own)
+            return self._cell_of(own, (wide,) * self._worlds, leaf)
+        base = np.asarray(own).astype(np.float64) if shadow is None else np.asarray(shadow, np.float64)
+        moved = base
+        if not exact and not self._exact_constant(base):
+            small = np.asarray(own)
+            base, certain = recover(small if small.dtype == np.float32 else small.astype(np.float64))
+            moved = base
+            if not certain:
+                self.unknown_constants += 1
+                if self._perturb is not None:
+                    moved = base * (1 + 2.0**-24 * self._perturb.choice((-1.0, 1.0), base.shape))
+        if self._perturb is not None:
+            moved = moved * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), base.shape))
+        with jax.enable_x64(True):
+            worlds = tuple(jnp.asarray(each) for each in (base, moved)[: self._worlds])
+        return self._cell_of(own, worlds, leaf)
+
+    def _cell_of(self, own: Any, shadows: tuple[Any, ...], leaf: str) -> _Cell:
+        summary = self._summary(own, shadows, lambda largest, size: largest)
+        value = self.tape.add_value(tuple(own.shape), str(own.dtype), summary, leaf=leaf)
+        return _Cell(own, shadows, value.index)
+
+    def _summary(self, own: Any, shadows: tuple[Any, ...], scale_of: Callable[[float, int], float]) -> Summary:
+        if not (jnp.issubdtype(own.dtype, jnp.floating) or jnp.issubdtype(own.dtype, jnp.complexfloating)):
+            return Summary(None, 0.0, 0.0, 0.0, False)
+        narrow, wide, *second = (_real(each) for each in (own, *shadows))
+        found = fingerprint(wide)
+        error, lost = _error(narrow, wide)
+        noise = 0.0
+        if second:
+            with np.errstate(invalid="ignore"):
+                moved = np.abs(wide - second[0])
+            noise = float(np.max(moved, where=np.isfinite(moved), initial=0.0))
+        return Summary(found, scale_of(found.largest, found.size), error, noise, lost)
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+_NOWHERE = Site("", "", "", 0)
+_KEPT_WHOLE = {"custom_linear_solve", "reduce", "reduce_window", "scatter", "pallas_call", "shard_map", "custom_root"}
+
+
+def _opened(closed: Any) -> Any:
+    """The jaxpr and its constants, of a closed or an open one."""
+    if isinstance(closed, jex.ClosedJaxpr):
+        return closed.jaxpr, closed.consts
+    return closed, []
+
+
+def _one_device(params: Any) -> bool:
+    return getattr(params.get("mesh"), "size", 0) == 1
+
+
+def _last_reads(jaxpr: Any) -> dict[int, list[Any]]:
+    """After which equation each variable is no longer needed."""
+    last: dict[Any, int] = {}
+    for number, eqn in enumerate(jaxpr.eqns):
+        last.update((atom, number) for atom in (*eqn.invars, *eqn.outvars) if not isinstance(atom, jex.Literal))
+    for atom in jaxpr.outvars:
+        if not isinstance(atom, jex.Literal):
+            last.pop(atom, None)
+    found: dict[int, list[Any]] = {}
+    for var, number in last.items():
+        found.setdefault(number, []).append(var)
+    return found
+
+
+def _keeps(name: str, eqn: Any, inputs: list[_Cell], own: list[Any]) -> bool:
+    """Whether the result has the entries of the first input: moved at most, never changed."""
+    if len(own) != 1 or not inputs or np.size(own[0]) != np.size(inputs[0].own):
+        return False
+    if name == "convert_element_type":
+        before, after = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
+        both = jnp.issubdtype(before, jnp.floating) and jnp.issubdtype(after, jnp.floating)
+        return bool(both and jnp.finfo(after).nmant >= jnp.finfo(before).nmant)
+    return name in _SAME or name == "broadcast_in_dim"
+
+
+def _real(array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    if np.iscomplexobj(array):
+        return np.stack([array.real, array.imag], axis=-1)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def _error(own: np.ndarray, shadow: np.ndarray) -> tuple[float, bool]:
+    """How far the program's own entries are from the shadow's, and whether some are not finite where those are."""
+    if not own.size:
+        return 0.0, False
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(own - shadow)
+    worst = float(distance.max())
+    if np.isfinite(worst):
+        return worst, False
+    lost = bool((np.isfinite(shadow) & ~np.isfinite(own)).any())
+    return float(np.max(distance, where=np.isfinite(distance), initial=0.0)), lost
+
+
+def _same_structure(a: Any, b: Any) -> bool:
+    """Whether two jaxprs have the same primitives in the same order, also inside."""
+    if len(a.eqns) != len(b.eqns) or len(a.outvars) != len(b.outvars):
+        return False
+    for ours, theirs in zip(a.eqns, b.eqns, strict=True):
+        if ours.primitive is not theirs.primitive or len(ours.invars) != len(theirs.invars):
+            return False
+        for one, other in zip(_inner(ours), _inner(theirs), strict=False):
+            if not _same_structure(one, other):
+                return False
+    return True
+
+
+def _inner(eqn: Any) -> list[Any]:
+    found = []
+    for parameter in eqn.params.values():
+        for each in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
+            if hasattr(each, "eqns"):
+                found.append(_opened(each)[0])
+    return found

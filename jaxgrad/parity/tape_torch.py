@@ -1,0 +1,477 @@
+"""The recorder of a torch step: every ATen operation, with a float64 shadow computed beside it.
+
+A ``TorchDispatchMode`` sees each operation below autograd, forward, backward and in the optimizer. The program itself
+runs undisturbed, in its own precision. Beside it, the same operation runs on *shadows*: to each storage belongs one of
+the same length in float64, and a tensor's shadow is the same view of it. So views, in-place operations and the tensors
+that autograd saves need no rule: what aliases in the program aliases in the shadow.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch._decomp import decomposition_table
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from jaxgrad.parity.constants import recover
+from jaxgrad.parity.fingerprints import Fingerprint, fingerprint
+from jaxgrad.parity.kinds import torch_kind
+from jaxgrad.parity.rounding import Operand, operand_scale
+from jaxgrad.parity.tape import Op, Summary, Tape, Value
+from jaxgrad.parity.torch_rnn import shadow_of_fused_rnn
+from jaxgrad.report.values import Site
+
+_WIDE = {
+    torch.float32: torch.float64,
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.complex64: torch.complex128,
+}
+_HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+# Of what these read, only the shape matters.
+_FILLS = set(
+    "ones_like zeros_like empty_like full_like rand_like randn_like new_ones new_zeros new_empty new_full "
+    "new_empty_strided zero_ fill_ scalar_tensor".split()
+)
+
+
+class _Store:
+    """A storage of the program and its shadow."""
+
+    def __init__(self, reference: StorageWeakRef, shadow: torch.Tensor, leaf: str | None):
+        self.reference = reference
+        self.shadow = shadow  # flat
+        self.leaf = leaf
+        self.views: dict[Any, int] = {}  # which value each view of it holds
+        self.owners: tuple[int, ...] = ()  # the values last written to it
+
+
+class TorchRecorder(TorchDispatchMode):
+    """Records what runs inside ``with recorder.recording(tape, phase):``; see the module's docstring.
+
+    Args:
+      module: the program's module; its submodules name the places.
+      perturb: a seed; constants are then moved within their rounding, and so is everything the step was given, by some
+        float64 units, to see how much of a difference that explains.
+      exact_constants: fingerprints of the other side's constants: one that is the same there is not moved.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        perturb: int | None = None,
+        exact_constant: Callable[[np.ndarray], bool] = lambda array: False,
+    ):
+        super().__init__()
+        self.tape = Tape(framework=f"torch {torch.__version__}")
+        self.unknown_constants = 0
+        self._names = {id(each): name for name, each in module.named_modules()}
+        self._stores: dict[int, _Store] = {}
+        self._phase = "forward"
+        self._inside: list[str] = []
+        self._forward_sites: dict[int, Site] = {}
+        self._perturb = None if perturb is None else np.random.default_rng(perturb)
+        self._exact_constant = exact_constant
+
+    # --- what the engine calls ----------------------------------------------------------------------------------------
+
+    def begin(self, leaves: Mapping[str, tuple[torch.Tensor, bool]]) -> None:
+        """Start a new tape; shadows of what lives on are kept.
+
+        Args:
+          leaves: the tensors the step is given, by name, and whether each is live (a parameter, or floating data).
+        """
+        self.tape = Tape(framework=f"torch {torch.__version__}")
+        self._forward_sites = {}
+        self._inside = []
+        for store in self._stores.values():
+            store.views, store.owners = {}, ()
+        for name, (tensor, live) in leaves.items():
+            value = self._value_of(tensor, leaf=name)
+            value.leaf, value.live = name, live
+            self.tape.leaves[name] = value.index
+
+    @contextmanager
+    def recording(self, phase: str) -> Iterator[None]:
+        """Record what runs inside; ``phase`` is ``"forward"``, ``"backward"`` or ``"update"``."""
+        self._phase = phase
+        before = torch.nn.modules.module.register_module_forward_pre_hook(self._enter)
+        after = torch.nn.modules.module.register_module_forward_hook(self._leave, always_call=True)
+        try:
+            with self:
+                yield
+        finally:
+            before.remove()
+            after.remove()
+
+    def index_of(self, tensor: torch.Tensor) -> int:
+        """The value that a tensor holds now."""
+        return self._value_of(tensor).index
+
+    def shadow_of(self, tensor: torch.Tensor) -> np.ndarray:
+        """A copy of the float64 shadow of a tensor."""
+        with torch.no_grad():
+            return self._shadow(tensor).detach().cpu().numpy().copy()
+
+    # --- hooks --------------------------------------------------------------------------------------------------------
+
+    def _enter(self, module: torch.nn.Module, inputs: Any) -> None:
+        if id(module) in self._names:
+            self._inside.append(self._names[id(module)])
+
+    def _leave(self, module: torch.nn.Module, inputs: Any, outputs: Any) -> None:
+        if id(module) in self._names and self._inside:
+            self._inside.pop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with torch.no_grad():
+            read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+            inputs = [self._value_of(tensor).index for tensor in read]
+            shadow_args = self._widened(args, kwargs)
+        made = func(*args, **kwargs)  # in the program's own grad mode, which some kernels ask for
+        with torch.no_grad():
+            self._record(func, args, kwargs, shadow_args, read, inputs, made)
+        return made
+
+    # --- one operation ------------------------------------------------------------------------------------------------
+
+    def _record(
+        self, func: Any, args: Any, kwargs: Any, shadow_args: Any, read: list[Any], inputs: list[int], made: Any
+    ) -> None:
+        written = _written(func, args, kwargs)
+        known = {tensor.untyped_storage()._cdata for tensor in read}
+        outputs = [t for t in tree_flatten(made)[0] if isinstance(t, torch.Tensor)]
+        if not outputs and not written:
+            return
+        site, stage = self._where(func)
+        if not written and outputs and all(t.untyped_storage()._cdata in known and t.numel() for t in outputs):
+            self._look(func, read, inputs, outputs, site, stage)
+            return
+
+        draws = _draws(func, args, kwargs)
+        shadowed = True
+        if draws:
+            for tensor in [*written, *outputs]:
+                self._set_shadow(tensor, tensor.detach())
+        else:
+            shadowed = self._run_shadow(func, shadow_args, written, outputs)
+        fresh = [t for t in outputs if not any(t is w for w in written)] if written else outputs
+        self._note(func, inputs, written, fresh, site, stage, shadowed, draws)
+
+    def _run_shadow(self, func: Any, given: tuple[Any, Any], written: list[Any], outputs: list[Any]) -> bool:
+        try:
+            made = _run_wide(func, *given)
+        except Exception:  # whatever it is, the operation has no float64 twin: its own result has to do
+            for tensor in [*written, *outputs]:
+                self._set_shadow(tensor, tensor.detach())
+            return False
+        shadows = [t for t in tree_flatten(made)[0] if isinstance(t, torch.Tensor)]
+        same = True
+        for tensor, shadow in zip(outputs, shadows, strict=False):
+            if any(tensor is w for w in written):
+                continue
+            if shadow.shape != tensor.shape:
+                same = same and not tensor.is_floating_point()  # a workspace of bytes has no meaning to others
+                shadow = tensor.detach()
+            self._set_shadow(tensor, shadow)
+        return same and len(shadows) == len(outputs)
+
+    def _look(self, func: Any, read: list[Any], inputs: list[int], outputs: list[Any], site: Site, stage: str) -> None:
+        """A view: the same value if it has the same entries, else a value that reads the other."""
+        for tensor in outputs:
+            store = self._store(tensor)
+            key = _key(tensor)
+            source = next(i for t, i in zip(read, inputs, strict=True) if _same_storage(t, tensor))
+            whole = next(t for t in read if _same_storage(t, tensor))
+            if whole.numel() == tensor.numel() and whole.dtype == tensor.dtype and not _overlaps(tensor, whole):
+                store.views[key] = source
+            elif key not in store.views:
+                self._add(func, [source], [tensor], site, stage, shadowed=True, draws=False)
+
+    def _note(
+        self,
+        func: Any,
+        inputs: list[int],
+        written: list[Any],
+        outputs: list[Any],
+        site: Site,
+        stage: str,
+        shadowed: bool,
+        draws: bool,
+    ) -> None:
+        copies = func._overloadpacket.__name__ in ("clone", "_to_copy") and len(inputs) == 1
+        if copies and _precision(outputs[0].dtype) >= _precision_of(self.tape.values[inputs[0]].dtype):
+            store = self._store(outputs[0])  # the same entries elsewhere in memory
+            store.views, store.owners = {_key(outputs[0]): inputs[0]}, (inputs[0],)
+            return
+        for tensor in written:
+            self._store(tensor).views = {}
+        self._add(func, inputs, [*written, *outputs], site, stage, shadowed, draws)
+
+    def _add(
+        self, func: Any, inputs: list[int], tensors: list[Any], site: Site, stage: str, shadowed: bool, draws: bool
+    ) -> None:
+        if func._overloadpacket.__name__ in _FILLS:
+            inputs = []
+        operands = [each for i in inputs if (each := Operand.of(self.tape.values[i])) is not None]
+        kind = torch_kind(str(func))
+        made = []
+        for tensor in tensors:
+            store = self._store(tensor)
+            value = self._new_value(tensor, lambda largest, size: operand_scale(kind, operands, largest, size))
+            store.views[_key(tensor)] = value.index
+            whole = tensor.numel() == store.shadow.numel()
+            store.owners = (value.index,) if whole else (value.index, *store.owners)
+            made.append(value.index)
+        self.tape.add_op(Op(str(func), tuple(dict.fromkeys(inputs)), tuple(made), site, stage, shadowed, draws))
+
+    # --- values -------------------------------------------------------------------------------------------------------
+
+    def _value_of(self, tensor: torch.Tensor, leaf: str | None = None) -> Value:
+        store = self._store(tensor, leaf)
+        key = _key(tensor)
+        if key not in store.views:
+            value = self._new_value(tensor, lambda largest, size: largest)
+            store.views[key] = value.index
+            if store.owners:  # another view of something written before
+                site, stage = self._where(None)
+                self.tape.add_op(Op("view", store.owners, (value.index,), site, stage))
+            else:
+                value.leaf = store.leaf or leaf or "constant"
+                store.owners = (value.index,)
+        return self.tape.values[store.views[key]]
+
+    def _new_value(self, tensor: torch.Tensor, scale_of: Callable[[float, int], float]) -> Value:
+        summary = Summary(None, 0.0, 0.0, 0.0, False)
+        if tensor.is_floating_point() or tensor.is_complex():
+            shadow = _array(self._shadow(tensor))
+            found = fingerprint(shadow)
+            error, lost = _error(_array(tensor.detach()), shadow, found)
+            summary = Summary(found, scale_of(found.largest, found.size), error, 0.0, lost)
+        name = str(tensor.dtype).removeprefix("torch.")
+        return self.tape.add_value(tuple(tensor.shape), name, summary)
+
+    # --- shadows ------------------------------------------------------------------------------------------------------
+
+    def _store(self, tensor: torch.Tensor, leaf: str | None = None) -> _Store:
+        storage = tensor.untyped_storage()
+        known = self._stores.get(storage._cdata)
+        if known is None:
+            flat = _flat(tensor)
+            if _WIDE.get(flat.dtype):
+                shadow = self._first_shadow(flat, leaf)
+            else:
+                shadow = flat.to(_WIDE.get(flat.dtype, flat.dtype), copy=True)
+            known = self._stores[storage._cdata] = _Store(StorageWeakRef(storage), shadow, leaf)
+            if len(self._stores) % 512 == 0:
+                self._forget()
+        return known
+
+    def _first_shadow(self, flat: torch.Tensor, leaf: str | None) -> torch.Tensor:
+        """The shadow of something that the tape did not make: exact data, or a constant that was rounded."""
+        wide = flat.to(_WIDE[flat.dtype], copy=True)
+        given = leaf is not None and not leaf.startswith("buffer ")
+        array = wide.cpu().numpy()
+        if not given and not wide.is_complex() and not self._exact_constant(array):
+            exact, certain = recover(array.astype(np.float32) if flat.dtype == torch.float32 else array)
+            if not certain:
+                self.unknown_constants += 1
+                if self._perturb is not None:
+                    exact = exact * (1 + 2.0**-24 * self._perturb.choice((-1.0, 1.0), exact.shape))
+            array = exact
+        if self._perturb is not None:
+            array = array * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), array.shape))
+        return torch.as_tensor(array, dtype=wide.dtype, device=flat.device)
+
+    def _forget(self) -> None:
+        """Drop the shadows of storages that the program has freed."""
+        for cdata in [cdata for cdata, store in self._stores.items() if store.reference.expired()]:
+            del self._stores[cdata]
+
+    def _shadow(self, tensor: torch.Tensor) -> torch.Tensor:
+        base = self._store(tensor).shadow
+        if tensor.is_complex() and not base.is_complex():
+            base = torch.view_as_complex(base.view(-1, 2))
+        elif base.is_complex() and not tensor.is_complex():
+            base = torch.view_as_real(base).view(-1)
+        if tensor.is_floating_point() != base.is_floating_point() and not tensor.is_complex():
+            return tensor.detach().to(_WIDE.get(tensor.dtype, tensor.dtype))  # bits read as another type
+        return torch.as_strided(base, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def _set_shadow(self, tensor: torch.Tensor, shadow: torch.Tensor) -> None:
+        """Give a tensor that was just made its shadow, in the same layout of memory."""
+        storage = tensor.untyped_storage()
+        wide = _WIDE.get(tensor.dtype, tensor.dtype)
+        known = self._stores.get(storage._cdata)
+        if known is not None and not known.reference.expired():
+            self._shadow(tensor).copy_(shadow)
+            return
+        length = storage.nbytes() // max(tensor.element_size(), 1)
+        flat = torch.zeros(length, dtype=wide, device=tensor.device)
+        torch.as_strided(flat, tensor.size(), tensor.stride(), tensor.storage_offset()).copy_(shadow)
+        self._stores[storage._cdata] = _Store(StorageWeakRef(storage), flat, None)
+        if len(self._stores) % 512 == 0:
+            self._forget()
+
+    def _widened(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        def widen(each: Any) -> Any:
+            if isinstance(each, torch.Tensor):
+                return self._shadow(each)
+            return _WIDE.get(each, each) if isinstance(each, torch.dtype) else each
+
+        return tree_map(widen, args), tree_map(widen, kwargs)
+
+    # --- places -------------------------------------------------------------------------------------------------------
+
+    def _where(self, func: Any) -> tuple[Site, str]:
+        name = str(func) if func is not None else "view"
+        if self._phase == "forward":
+            file, line = _user_line(sys._getframe(1))
+            site = Site(name, self._inside[-1] if self._inside else "", file, line)
+            self._forward_sites.setdefault(_sequence_number() - 1, site)  # that of the node just made for it
+            return site, "forward" if self._inside else "loss"
+        if self._phase == "backward":
+            node = torch._C._current_autograd_node()
+            made = self._forward_sites.get(node._sequence_nr()) if node is not None else None
+            return (Site(name, made.module, made.file, made.line) if made else Site(name, "", "", 0)), "gradient"
+        return Site(name, "", *_user_line(sys._getframe(1))), "update"
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _run_wide(func: Any, args: Any, kwargs: Any) -> Any:
+    name = func._overloadpacket.__name__
+    schema = [argument.name for argument in func._schema.arguments]
+    if "half_to_float" in schema:
+        args = (*args[:2], False)
+    elif "dtype" in schema and kwargs.get("dtype") is None and len(args) <= schema.index("dtype"):
+        floating = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        if not floating and _makes_floats(name, args):
+            kwargs = {**kwargs, "dtype": torch.float64}
+    if name in ("softplus", "softplus_backward"):
+        args = _without_cut_off(name, args)
+    if name in ("mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"):
+        return shadow_of_fused_rnn(name, args)
+    try:
+        return func(*args, **kwargs)
+    except (RuntimeError, NotImplementedError):
+        if func not in decomposition_table:
+            raise
+        return decomposition_table[func](*args, **kwargs)
+
+
+def _without_cut_off(name: str, args: Any) -> Any:
+    """Softplus is cut off where float32 cannot tell it from its argument; float64 can, up to some 40."""
+    place = 2 if name == "softplus" else 3
+    given = [*args, *(1, 20)[len(args) - place + 1 :]] if len(args) <= place else list(args)
+    if given[place] >= 16:
+        given[place] = max(given[place], 40)
+    return tuple(given)
+
+
+def _makes_floats(name: str, args: Any) -> bool:
+    """Whether a factory that was given no dtype makes floats: ``zeros`` does, ``arange(3)`` does not."""
+    if name in ("arange", "full", "scalar_tensor"):
+        numbers = args[1:] if name == "full" else args
+        return any(isinstance(number, float) for number in numbers)
+    return True
+
+
+_sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The tensors that an operation writes to, by its schema."""
+    found: list[Any] = []
+    if not func._schema.is_mutable:
+        return found
+    for number, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[number] if number < len(args) else kwargs.get(argument.name)
+            found += [t for t in tree_leaves(given) if isinstance(t, torch.Tensor)]
+    return found
+
+
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation draws random numbers; dropout with a probability of zero does not."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for number, argument in enumerate(func._schema.arguments):
+        if argument.name in ("dropout_p", "p") and func._overloadpacket.__name__ != "bernoulli":
+            given = args[number] if number < len(args) else kwargs.get(argument.name, argument.default_value)
+            return given != 0
+    return True
+
+
+def _key(tensor: torch.Tensor) -> Any:
+    return tensor.storage_offset(), tuple(tensor.size()), tuple(tensor.stride()), tensor.dtype
+
+
+def _same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
+def _overlaps(tensor: torch.Tensor, whole: torch.Tensor) -> bool:
+    """Whether a view with as many entries shows some of them more than once (``expand`` after ``select``)."""
+
+    def repeats(each: torch.Tensor) -> bool:
+        return any(n > 1 and step == 0 for n, step in zip(each.size(), each.stride(), strict=True))
+
+    return repeats(tensor) and not repeats(whole)
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor's storage, as one row."""
+    whole = tensor.detach()
+    length = whole.untyped_storage().nbytes() // max(whole.element_size(), 1)
+    return torch.as_strided(whole, (length,), (1,), 0)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    real = real.float() if real.dtype == torch.bfloat16 else real
+    return real.detach().cpu().numpy()
+
+
+def _error(own: np.ndarray, shadow: np.ndarray, found: Fingerprint) -> tuple[float, bool]:
+    """How far the program's own entries are from the shadow's, and whether some are not finite where those are."""
+    if not own.size:
+        return 0.0, False
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(own - shadow)
+    worst = float(distance.max())
+    if np.isfinite(worst):
+        return worst, False
+    finite = np.isfinite(own)
+    lost = bool((np.isfinite(shadow) & ~finite).any())
+    return float(np.max(distance, where=np.isfinite(distance), initial=0.0)), lost
+
+
+def _precision(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits if dtype.is_floating_point else 128 if dtype.is_complex else 0
+
+
+def _precision_of(name: str) -> int:
+    return _precision(getattr(torch, name))
+
+
+def _user_line(frame: FrameType | None) -> tuple[str, int]:
+    """The innermost line that is neither torch's nor ours."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_HIDDEN) and not file.startswith("<frozen"):
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return "", 0
