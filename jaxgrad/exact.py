@@ -84,7 +84,8 @@ def fused_multiply_add(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
     tail_high, tail_low = _two_sum(c, low)
     sum_high, sum_low = _two_sum(high, tail_high)
     exact = sum_high + _sum_rounded_to_odd(tail_low, sum_low)
-    return jnp.where(jnp.isfinite(exact), exact, high + c)  # infinities make NaN of the error terms
+    # Infinities make NaN of the error terms, and the error terms +0 of a zero that should be -0.
+    return jnp.where(jnp.isfinite(exact) & (exact != 0), exact, high + c)
 
 
 def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

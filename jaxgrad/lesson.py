@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -101,6 +101,16 @@ def lesson_step(
     return params, state, (Q, loss, grads.w, grads.b, params.w, params.b)
 
 
+@cache
+def _program(
+    route: Route, update: Update, order: exact.SumOrder
+) -> tuple[Operations, Callable[..., Any], Callable[..., Any]]:
+    """A route's functions, its step and its last look; kept, so that a second lesson compiles nothing."""
+    ops = operations(route, update, order)
+    step, look = partial(lesson_step, ops), partial(differentiate, ops)
+    return (ops, jax.jit(step), jax.jit(look)) if route in ("jit", "exact") else (ops, step, look)
+
+
 def run_lesson(
     x: Any = None,
     y: Any = None,
@@ -146,10 +156,7 @@ def run_lesson(
     _check_options(learning_rate, steps, route, update)
     update = update or ("sgd" if route == "optax" else "hand")
     params, x, y = _given(x, y, w, b)
-    ops = operations(route, update, sum_order or exact.SumOrder())
-    step, look = partial(lesson_step, ops), partial(differentiate, ops)
-    if route in ("jit", "exact"):
-        step, look = jax.jit(step), jax.jit(look)
+    ops, step, look = _program(route, update, sum_order or exact.SumOrder())
 
     guess, state = params, ops.init(params)
     seen = []
@@ -228,16 +235,16 @@ def _given(x: Any, y: Any, w: Any, b: Any) -> tuple[LinearParams, jax.Array, jax
                 f"Pass {name}.astype(jnp.float32)."
             )
     dtype = next(iter(typed.values()), _default_dtype())
-    arrays = {
-        name: jnp.asarray(value if _has_dtype(value) else np.asarray(value), dtype) for name, value in given.items()
-    }
+    given = {name: value if _has_dtype(value) else np.asarray(value) for name, value in given.items()}
+    with np.errstate(over="ignore"):  # what does not fit the dtype is refused below, by its value
+        arrays = {name: jnp.asarray(value, dtype) for name, value in given.items()}
     for name, array in arrays.items():
         finite = np.isfinite(np.asarray(array))
         if not finite.all():
             where = tuple(int(i) for i in np.argwhere(~finite)[0])
             place = f"{name}[{', '.join(map(str, where))}]" if where else name
             raise InputError(
-                f"run_lesson: {place} is {float(array[where])}, expected finite numbers in {dtype.name}. "
+                f"run_lesson: {place} is {float(given[name][where])}, expected finite numbers in {dtype.name}. "
                 "Remove or mend that entry."
             )
     if arrays["x"].shape != arrays["y"].shape or arrays["x"].size == 0:

@@ -36,8 +36,24 @@ def recover(array: np.ndarray) -> tuple[np.ndarray, bool]:
     if distinct.size > MOST:
         return wide, _few_bits(distinct)
     found = [_recover_one(float(entry)) for entry in distinct]
+    if not all(certain for _, certain in found):  # a table: what looks simple in it is so by chance
+        return wide, False
     numbers = np.asarray([number for number, _ in found], np.float64)
-    return numbers[place].reshape(wide.shape), all(certain for _, certain in found)
+    return numbers[place].reshape(wide.shape), True
+
+
+def moved_constant(array: np.ndarray, random: np.random.Generator | None) -> np.ndarray:
+    """A constant moved by half a float32 unit, where it is no round number: what it may have been meant to be.
+
+    Args:
+      array: float64.
+      random: where the signs come from; None leaves the constant alone.
+    """
+    if random is None:
+        return array
+    mantissa = np.frexp(array)[0] * 2.0**16
+    round_number = (mantissa == np.round(mantissa)) | (np.abs(array) > 1e30) | ~np.isfinite(array)
+    return np.where(round_number, array, array * (1 + 2.0**-24 * random.choice((-1.0, 1.0), np.shape(array))))
 
 
 def _few_bits(entries: np.ndarray) -> bool:

@@ -1,8 +1,8 @@
 """From two aligned data flows to the place where they part.
 
 A torch value that was not found may lie in an internal difference, a fused operation or another formula, after which
-the flows meet again. It is *lost* if it leads to a wrong root through values none of which was found, and no value
-that was found is computed from it that way. The flows part at an operation that makes a lost value from none.
+the flows meet again. It is *lost* if it leads to a wrong root through values none of which was found. The flows part
+at an operation that makes a lost value from none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jaxgrad.parity.align import Alignment, judged, says_little
+from jaxgrad.parity.align import Alignment, judged
 from jaxgrad.parity.fingerprints import separation
 from jaxgrad.parity.tape import Op, Tape
 from jaxgrad.report.values import Site
@@ -25,6 +25,7 @@ class Parting:
       lost: its result.
       read: what it read that was found, values of the torch tape.
       jax_op: the JAX operation that stands there; None if there is none.
+      jax_draws: whether the JAX side uses random numbers there.
       error: how far the nearest JAX value of the same size is from what torch computed, relative to the larger.
     """
 
@@ -32,6 +33,7 @@ class Parting:
     lost: int
     read: tuple[int, ...]
     jax_op: Op | None
+    jax_draws: bool
     error: float
 
 
@@ -51,25 +53,17 @@ def _upstream(tape: Tape, starts: Iterable[int], through: Callable[[int], bool])
 
 
 def _lost(tape: Tape, wrong: Iterable[int], is_found: Callable[[int], bool]) -> set[int]:
-    """The values that lead to a wrong root, and to nothing that was found."""
+    """The values from which a wrong root is computed through values none of which was found."""
 
     def missing(i: int) -> bool:
-        return judged(tape.values[i]) and not is_found(i)
+        if not judged(tape.values[i]) or is_found(i):
+            return False
+        # What a kernel returns beside its result (a log-sum-exp) is its own affair, if the result was found.
+        number = tape.values[i].op
+        beside = number is not None and i != tape.ops[number].outputs[0] and is_found(tape.ops[number].outputs[0])
+        return not beside
 
-    suspects = _upstream(tape, wrong, missing)
-    backward = any(_stage(tape, i) == "gradient" for i in wrong)
-    rejoining: list[int] = []  # read by an operation whose result was found, and not by chance
-    for op in tape.ops:
-        if op.stage == "gradient" and not backward:
-            continue  # what a wrong forward value leads to in the backward pass does not speak for it
-        if any(judged(tape.values[i]) and is_found(i) and not says_little(tape.values[i]) for i in op.outputs):
-            rejoining += [i for i in op.inputs if missing(i)]
-    return suspects - _upstream(tape, rejoining, missing)
-
-
-def _stage(tape: Tape, value: int) -> str:
-    number = tape.values[value].op
-    return tape.ops[number].stage if number is not None else ""
+    return _upstream(tape, wrong, missing)
 
 
 def part(torch: Tape, jax: Tape, alignment: Alignment, wrong: list[tuple[int, int | None]]) -> list[Parting]:
@@ -90,12 +84,12 @@ def part(torch: Tape, jax: Tape, alignment: Alignment, wrong: list[tuple[int, in
     partings = []
     for op in torch.ops:
         made = [i for i in op.outputs if i in lost]
-        if not made or any(i in lost for i in op.inputs) or alignment.partners.get(op.outputs[0]):
-            continue  # what a kernel returns beside its result (a log-sum-exp) is its own affair
+        if not made or any(i in lost for i in op.inputs):
+            continue
         read = tuple(i for i in op.inputs if alignment.partners.get(i))
         jax_op = _counterpart(torch, jax, alignment, op, ours)
         error = _nearest(torch, jax, made[0], ours)
-        partings.append(Parting(op, made[0], read, jax_op, error))
+        partings.append(Parting(op, made[0], read, jax_op, _draws_below(jax, jax_op, ours), error))
     return partings
 
 
@@ -118,6 +112,18 @@ def _counterpart(torch: Tape, jax: Tape, alignment: Alignment, op: Op, lost: set
         return (below or stage)[0]
     partners = [j for found in near for j in found if jax.values[j].op is not None]
     return jax.ops[jax.values[partners[-1]].op] if partners else None  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _draws_below(jax: Tape, op: Op | None, lost: set[int]) -> bool:
+    """Whether an operation, or what follows it entry by entry, uses random numbers: a dropout keeps the shape."""
+    if op is None:
+        return False
+    below = {j for j in op.outputs if j in lost}
+    sizes = {jax.values[j].size for j in below}
+    for each in jax.ops:
+        if below & set(each.inputs):
+            below |= {j for j in each.outputs if j in lost and jax.values[j].size in sizes}
+    return any(jax.values[j].random for j in below)
 
 
 def _found_sources(torch: Tape, alignment: Alignment, op: Op) -> list[tuple[int, ...]]:

@@ -129,8 +129,20 @@ def map_entries(torch: Leaves, jax: Leaves) -> EntryMap | None:
             first = np.empty(theirs.size, np.int64)
             first[their_order] = order
             return EntryMap(names, paths, first, np.full(theirs.size, -1))
-    place = _look_up(ours[order], theirs)
-    first, second = np.where(place >= 0, order[place], -1), np.full(theirs.size, -1)
+    first, second = _places(torch, theirs)
+    used = np.concatenate([first, second[second >= 0]])
+    if (first < 0).any() or np.unique(used).size != ours.size or used.size != ours.size:
+        return None
+    return EntryMap(names, paths, first, second)
+
+
+def _places(torch: Leaves, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the torch leaves, laid end to end, each number stands, or the two that it is the sum of; else -1."""
+    names = tuple(torch)
+    ours = _flat(torch, names)
+    order = np.argsort(ours, kind="stable")
+    place = _look_up(ours[order], wanted)
+    first, second = np.where(place >= 0, order[place], -1), np.full(wanted.size, -1)
     starts = dict(zip(names, np.cumsum([0, *(torch[name].size for name in names[:-1])]), strict=True))
     for a, b in itertools.combinations(names, 2):
         if torch[a].shape != torch[b].shape:
@@ -138,10 +150,13 @@ def map_entries(torch: Leaves, jax: Leaves) -> EntryMap | None:
         total = _sum(torch[a], torch[b]).ravel()
         by_size = np.argsort(total, kind="stable")
         missing = np.flatnonzero(first < 0)
-        held = _look_up(total[by_size], theirs[missing])
+        held = _look_up(total[by_size], wanted[missing])
         found, at = missing[held >= 0], by_size[held[held >= 0]]
         first[found], second[found] = starts[a] + at, starts[b] + at
-    used = np.concatenate([first, second[second >= 0]])
-    if (first < 0).any() or np.unique(used).size != ours.size or used.size != ours.size:
-        return None
-    return EntryMap(names, paths, first, second)
+    return first, second
+
+
+def strangers(torch: Leaves, jax: Leaves) -> list[str]:
+    """The JAX leaves with entries that no torch leaf holds, the one with most of them first."""
+    missing = {path: int((_places(torch, each.ravel())[0] < 0).sum()) for path, each in jax.items()}
+    return sorted((path for path, count in missing.items() if count), key=lambda path: -missing[path])

@@ -95,9 +95,11 @@ def _judge_leaves(
         if torch.tape.gradients.get(name) is None:
             found.notes.append(f"torch's {name} has no counterpart, and the loss does not depend on it")
             continue
-        path, error = closest(name, torch.values[name], left, jax.values)
+        path, error = match.broken.get(name), 1.0
+        if path is None:
+            path, error = closest(name, torch.values[name], left, jax.values)
         if path is not None:
-            left.remove(path)
+            left = [each for each in left if each != path]
             message = f"torch's {name} and JAX's {path} start from different numbers"
         else:
             message = f"torch's {name} has no counterpart among JAX's parameters"
@@ -198,7 +200,7 @@ def _doubt(parting: Parting, torch: Tape, jax: Tape, found: StepOutcome) -> None
     """A divergence at a place where the two cannot be the same anyway says nothing of the programs."""
     lost = torch.values[parting.lost]
     ours = parting.jax_op
-    if lost.random or (ours is not None and any(jax.values[j].random for j in ours.outputs)):
+    if lost.random or parting.jax_draws:
         side = "torch" if lost.random else "JAX"
         place = parting.op.site if lost.random else ours.site if ours else parting.op.site
         found.doubts.append(
@@ -263,7 +265,7 @@ def _largest_rounding(torch: Tape, jax: Tape, alignment: Alignment) -> Rounding 
         ours = torch.values[i]
         if not partners or not judged(ours) or ours.op is None:
             continue
-        theirs = jax.values[partners[0]]
+        theirs = min((jax.values[j] for j in partners), key=lambda value: value.summary.error)
         size = max(ours.summary.scale, theirs.summary.scale)
         units = (ours.summary.error + theirs.summary.error) / unit(ours.dtype, size)
         if worst is None or units > worst.units:

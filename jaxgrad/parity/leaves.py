@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxgrad.errors import InputError
-from jaxgrad.parity.entries import EntryMap, map_entries, related
+from jaxgrad.parity.entries import EntryMap, map_entries, related, strangers
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters by path, in float64."""
@@ -41,11 +41,19 @@ class Group:
 
 @dataclass
 class LeafMatch:
-    """What belongs together, and what is left over on either side."""
+    """What belongs together, and what is left over on either side.
+
+    Attributes:
+      groups: leaves that hold the same numbers.
+      only_torch: torch's names that have no counterpart.
+      only_jax: JAX's paths that have none.
+      broken: of ``only_torch``, those of which JAX holds a part, and the JAX path that holds other numbers for the rest.
+    """
 
     groups: list[Group] = field(default_factory=list)
     only_torch: list[str] = field(default_factory=list)
     only_jax: list[str] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
 
     def sums(self, torch: Leaves, jax: Leaves) -> dict[str, np.ndarray]:
         """The JAX leaves that hold sums of torch's entries, in float64: in float32 they are already rounded."""
@@ -114,6 +122,14 @@ def _join(found: LeafMatch, torch: Leaves, jax: Leaves) -> None:
             found.groups.append(Group(names, paths, "joined", entries))
             found.only_torch = [name for name in found.only_torch if name not in names]
             found.only_jax = [path for path in found.only_jax if path not in paths]
+        elif strange := strangers({n: ours[n] for n in names}, {p: theirs[p] for p in paths} | _constants(found, jax)):
+            found.broken |= dict.fromkeys(names, strange[0])
+            found.only_jax = [path for path in found.only_jax if path not in paths or path in strange]
+
+
+def _constants(found: LeafMatch, jax: Leaves) -> dict[str, np.ndarray]:
+    """What is left over of JAX's leaves of one number: a part that starts from zeros or ones instead."""
+    return {path: jax[path] for path in found.only_jax if is_constant(jax[path])}
 
 
 def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch, dict[str, str]]:
@@ -139,7 +155,7 @@ def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch,
         if len(alike) > trained.count(key):  # more than torch trains
             frozen[max(alike, key=lambda path: likeness(name, path))] = name
     match = match_leaves(torch, {path: each for path, each in jax.items() if path not in frozen})
-    if match.only_torch and match.only_jax:
+    if match.only_torch and match.only_jax and not match.broken:
         sizes = {torch[name].size for name in match.only_torch} & {jax[path].size for path in match.only_jax}
         if not sizes:
             ours_said = ", ".join(f"{name} {list(torch[name].shape)}" for name in match.only_torch[:4])

@@ -35,11 +35,13 @@ def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment
             partners = alignment.partners.get(i)
             if not partners or not judged(torch.values[i]):
                 continue
-            ours, theirs = torch.values[i], jax.values[partners[0]]
-            if i in tipped[id(torch)] or theirs.index in tipped[id(jax)]:
+            ours = torch.values[i]
+            candidates = [jax.values[j] for j in partners]
+            if i in tipped[id(torch)] or any(theirs.index in tipped[id(jax)] for theirs in candidates):
                 continue
-            if worse := _less_precise(ours, theirs):
-                return [_told(step, op, worse, ours, theirs, jax)]
+            worse = [_less_precise(ours, theirs) for theirs in candidates]
+            if all(worse):  # none of the values that it may be is as accurate
+                return [_told(step, op, str(worse[0]), ours, candidates[0], jax)]
     return []
 
 
@@ -61,6 +63,8 @@ def _less_precise(ours: Value, theirs: Value) -> str | None:
     a, b = ours.summary, theirs.summary
     largest = _largest(ours)
     if largest <= 1e-6 * max(a.scale, b.scale) or ours.dtype == theirs.dtype == "float64":
+        return None
+    if max(a.noise, b.noise) > 1e-6 * largest:  # matched too loosely to tell
         return None
     floor = 4 * unit("float32", largest)
     if b.error > RATIO * max(a.error, floor):

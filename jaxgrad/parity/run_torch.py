@@ -114,6 +114,12 @@ class TorchRun:
         """The floating buffers as they are now."""
         return {n: b.detach().double().cpu().numpy().copy() for n, b in self._buffers.items() if b.is_floating_point()}
 
+    def tables(self) -> list[np.ndarray]:
+        """What the buffers hold, of complex ones also the real and the imaginary parts."""
+        parts = [torch.view_as_real(b.detach()) for b in self._buffers.values() if b.is_complex()]
+        found = [part.double().cpu().numpy() for whole in parts for part in (whole, whole[..., 0], whole[..., 1])]
+        return [*self.buffers().values(), *found]
+
     def values(self) -> dict[str, np.ndarray]:
         """The parameters as they are now, in float64."""
         return {n: p.detach().double().cpu().numpy().copy() for n, p in self.parameters.items()}

@@ -10,20 +10,30 @@ import numpy as np
 from jaxgrad.parity.fingerprints import agree, fingerprint
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome
+from jaxgrad.parity.kinds import base_name
 from jaxgrad.parity.rounding import unit
 from jaxgrad.parity.tape import Tape
 from jaxgrad.report.values import Divergence, Site
 
 
-def check_inputs(step: int, arrays: Sequence[np.ndarray], given: Sequence[Any], outcome: StepOutcome) -> None:
-    """A float64 array is float64 in torch, and cut to float32 in JAX."""
-    for i, (array, ours) in enumerate(zip(arrays, given, strict=True)):
+def check_inputs(
+    step: int,
+    arrays: Sequence[np.ndarray],
+    given: Sequence[Any],
+    torch: Tape,
+    names: Sequence[str],
+    outcome: StepOutcome,
+) -> None:
+    """A float64 array is float64 in torch, and cut to float32 in JAX; torch may cut it, too, before it computes."""
+    for name, array, ours in zip(names, arrays, given, strict=True):
         if array.dtype.kind != "f" or array.dtype == ours.dtype:
             continue
-        if np.array_equal(np.asarray(ours).astype(array.dtype), array, equal_nan=True):
+        readers = [op for op in torch.ops if torch.leaves[name] in op.inputs]
+        exact = np.array_equal(np.asarray(ours).astype(array.dtype), array, equal_nan=True)
+        if exact or all(base_name(op.name) == "_to_copy" for op in readers):
             continue
-        site = Site(f"batch[{i}]", "", "", 0)
-        message = f"batch[{i}] is {array.dtype} in torch and cut to {ours.dtype} in JAX. Pass float32 to both."
+        site = Site(name, "", "", 0)
+        message = f"{name} is {array.dtype} in torch and cut to {ours.dtype} in JAX. Pass float32 to both."
         error = float(np.finfo(ours.dtype).eps)
         outcome.divergences.insert(0, Divergence(step, "input", site, site, error, None, message))
 

@@ -16,8 +16,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.parity.constants import recover
-from jaxgrad.parity.fingerprints import fingerprint
+from jaxgrad.parity.constants import moved_constant, recover
+from jaxgrad.parity.fingerprints import EXTREME, fingerprint
 from jaxgrad.parity.kinds import jax_kind
 from jaxgrad.parity.promote_jax import bind_promoted, is_narrow, widened
 from jaxgrad.parity.rounding import Operand, operand_scale
@@ -60,7 +60,6 @@ class JaxRecorder:
 
     def __init__(self, perturb: int | None = None, exact_constant: Callable[[np.ndarray], bool] = lambda array: False):
         self.tape = Tape(framework=f"jax {jax.__version__}")
-        self.unknown_constants = 0
         self._perturb = None if perturb is None else np.random.default_rng(perturb)
         self._exact_constant = exact_constant
         self._constants: dict[Any, _Cell] = {}
@@ -207,6 +206,12 @@ class JaxRecorder:
             except Exception:  # no float64 twin: the program's own result has to do
                 shadowed = False
                 worlds.append([widened(each) for each in own])
+        decided = worlds[0]  # what is not floating is a decision, taken once for both
+        for world in worlds[1:]:
+            world[:] = [
+                ours if jnp.issubdtype(ours.dtype, jnp.inexact) else first
+                for ours, first in zip(world, decided, strict=True)
+            ]
         return list(zip(*worlds, strict=True)), shadowed
 
     @property
@@ -265,16 +270,14 @@ class JaxRecorder:
             return self._cell_of(own, (wide,) * self._worlds, leaf)
         base = np.asarray(own).astype(np.float64) if shadow is None else np.asarray(shadow, np.float64)
         moved = base
-        if not exact and not self._exact_constant(base):
-            small = np.asarray(own)
-            base, certain = recover(small if small.dtype == np.float32 else small.astype(np.float64))
-            moved = base
-            if not certain:
-                self.unknown_constants += 1
-                if self._perturb is not None:
-                    moved = base * (1 + 2.0**-24 * self._perturb.choice((-1.0, 1.0), base.shape))
-        if self._perturb is not None:
-            moved = moved * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), base.shape))
+        if leaf == "constant":
+            certain = True
+            if not exact and not self._exact_constant(base):
+                small = np.asarray(own)
+                base, certain = recover(small if small.dtype == np.float32 else small.astype(np.float64))
+            moved = moved_constant(base, self._perturb) if base.size == 1 or not certain else base
+        elif self._perturb is not None:
+            moved = base * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), base.shape))
         with jax.enable_x64(True):
             worlds = tuple(jnp.asarray(each) for each in (base, moved)[: self._worlds])
         return self._cell_of(own, worlds, leaf)
@@ -294,7 +297,8 @@ class JaxRecorder:
         if second:
             with np.errstate(invalid="ignore"):
                 moved = np.abs(wide - second[0])
-            noise = float(np.max(moved, where=np.isfinite(moved), initial=0.0))
+            # What stands for infinity in a mask moves by more than all that it is added to.
+            noise = float(np.max(moved, where=np.isfinite(moved) & (np.abs(wide) < EXTREME), initial=0.0))
         return Summary(found, scale_of(found.largest, found.size), error, noise, lost)
 
 

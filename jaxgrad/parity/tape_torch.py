@@ -22,7 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from jaxgrad.parity.constants import recover
+from jaxgrad.parity.constants import moved_constant, recover
 from jaxgrad.parity.fingerprints import Fingerprint, fingerprint
 from jaxgrad.parity.kinds import torch_kind
 from jaxgrad.parity.rounding import Operand, operand_scale
@@ -53,7 +53,7 @@ class _Store:
         self.shadow = shadow  # flat
         self.leaf = leaf
         self.views: dict[Any, int] = {}  # which value each view of it holds
-        self.owners: tuple[int, ...] = ()  # the values last written to it
+        self.owners: list[tuple[int, Any]] = []  # the values written to it and where, the last one first
 
 
 class TorchRecorder(TorchDispatchMode):
@@ -74,7 +74,6 @@ class TorchRecorder(TorchDispatchMode):
     ):
         super().__init__()
         self.tape = Tape(framework=f"torch {torch.__version__}")
-        self.unknown_constants = 0
         self._names = {id(each): name for name, each in module.named_modules()}
         self._stores: dict[int, _Store] = {}
         self._phase = "forward"
@@ -95,7 +94,7 @@ class TorchRecorder(TorchDispatchMode):
         self._forward_sites = {}
         self._inside = []
         for store in self._stores.values():
-            store.views, store.owners = {}, ()
+            store.views, store.owners = {}, []
         for name, (tensor, live) in leaves.items():
             value = self._value_of(tensor, leaf=name)
             value.leaf, value.live = name, live
@@ -194,10 +193,13 @@ class TorchRecorder(TorchDispatchMode):
             key = _key(tensor)
             source = next(i for t, i in zip(read, inputs, strict=True) if _same_storage(t, tensor))
             whole = next(t for t in read if _same_storage(t, tensor))
-            if whole.numel() == tensor.numel() and whole.dtype == tensor.dtype and not _overlaps(tensor, whole):
+            same = (whole.numel(), whole.dtype, _bits(whole)) == (tensor.numel(), tensor.dtype, _bits(tensor))
+            if same and not _overlaps(tensor, whole):
                 store.views[key] = source
             elif key not in store.views:
+                owners = store.owners
                 self._add(func, [source], [tensor], site, stage, shadowed=True, draws=False)
+                store.owners = owners  # nothing was written
 
     def _note(
         self,
@@ -213,7 +215,8 @@ class TorchRecorder(TorchDispatchMode):
         copies = func._overloadpacket.__name__ in ("clone", "_to_copy") and len(inputs) == 1
         if copies and _precision(outputs[0].dtype) >= _precision_of(self.tape.values[inputs[0]].dtype):
             store = self._store(outputs[0])  # the same entries elsewhere in memory
-            store.views, store.owners = {_key(outputs[0]): inputs[0]}, (inputs[0],)
+            key = _key(outputs[0])
+            store.views, store.owners = {key: inputs[0]}, [(inputs[0], key)]
             return
         for tensor in written:
             self._store(tensor).views = {}
@@ -232,7 +235,7 @@ class TorchRecorder(TorchDispatchMode):
             value = self._new_value(tensor, lambda largest, size: operand_scale(kind, operands, largest, size))
             store.views[_key(tensor)] = value.index
             whole = tensor.numel() == store.shadow.numel()
-            store.owners = (value.index,) if whole else (value.index, *store.owners)
+            store.owners = [(value.index, _key(tensor)), *([] if whole else store.owners)]
             made.append(value.index)
         self.tape.add_op(Op(str(func), tuple(dict.fromkeys(inputs)), tuple(made), site, stage, shadowed, draws))
 
@@ -245,11 +248,16 @@ class TorchRecorder(TorchDispatchMode):
             value = self._new_value(tensor, lambda largest, size: largest)
             store.views[key] = value.index
             if store.owners:  # another view of something written before
-                site, stage = self._where(None)
-                self.tape.add_op(Op("view", store.owners, (value.index,), site, stage))
+                owners = _overlapping(store, key)
+                writer = self.tape.values[owners[0]].op  # what made these entries, or the last of them
+                if writer is None:
+                    self.tape.add_op(Op("view", owners, (value.index,), *self._where(None)))
+                else:
+                    op = self.tape.ops[writer]
+                    self.tape.add_op(Op(op.name, owners, (value.index,), op.site, op.stage))
             else:
                 value.leaf = store.leaf or leaf or "constant"
-                store.owners = (value.index,)
+                store.owners = [(value.index, key)]
         return self.tape.values[store.views[key]]
 
     def _new_value(self, tensor: torch.Tensor, scale_of: Callable[[float, int], float]) -> Value:
@@ -282,17 +290,19 @@ class TorchRecorder(TorchDispatchMode):
         """The shadow of something that the tape did not make: exact data, or a constant that was rounded."""
         wide = flat.to(_WIDE[flat.dtype], copy=True)
         given = leaf is not None and not leaf.startswith("buffer ")
-        array = wide.cpu().numpy()
-        if not given and not wide.is_complex() and not self._exact_constant(array):
-            exact, certain = recover(array.astype(np.float32) if flat.dtype == torch.float32 else array)
-            if not certain:
-                self.unknown_constants += 1
-                if self._perturb is not None:
-                    exact = exact * (1 + 2.0**-24 * self._perturb.choice((-1.0, 1.0), exact.shape))
-            array = exact
-        if self._perturb is not None:
-            array = array * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), array.shape))
-        return torch.as_tensor(array, dtype=wide.dtype, device=flat.device)
+        array = _array(wide)
+        if given:
+            if self._perturb is not None:
+                array = array * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), array.shape))
+        else:
+            certain = True
+            if not self._exact_constant(array):
+                narrow = flat.dtype in (torch.float32, torch.complex64)
+                array, certain = recover(array.astype(np.float32) if narrow else array)
+            if array.size == 1 or not certain:
+                array = moved_constant(array, self._perturb)
+        made = torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float64, device=flat.device)
+        return torch.view_as_complex(made) if wide.is_complex() else made
 
     def _forget(self) -> None:
         """Drop the shadows of storages that the program has freed."""
@@ -307,7 +317,9 @@ class TorchRecorder(TorchDispatchMode):
             base = torch.view_as_real(base).view(-1)
         if tensor.is_floating_point() != base.is_floating_point() and not tensor.is_complex():
             return tensor.detach().to(_WIDE.get(tensor.dtype, tensor.dtype))  # bits read as another type
-        return torch.as_strided(base, tensor.size(), tensor.stride(), tensor.storage_offset())
+        view = torch.as_strided(base, tensor.size(), tensor.stride(), tensor.storage_offset())
+        view = view.conj() if tensor.is_conj() else view
+        return view.neg() if tensor.is_neg() else view
 
     def _set_shadow(self, tensor: torch.Tensor, shadow: torch.Tensor) -> None:
         """Give a tensor that was just made its shadow, in the same layout of memory."""
@@ -328,6 +340,8 @@ class TorchRecorder(TorchDispatchMode):
         def widen(each: Any) -> Any:
             if isinstance(each, torch.Tensor):
                 return self._shadow(each)
+            if isinstance(each, float) and self._perturb is not None:
+                return float(moved_constant(np.asarray(each), self._perturb))
             return _WIDE.get(each, each) if isinstance(each, torch.dtype) else each
 
         return tree_map(widen, args), tree_map(widen, kwargs)
@@ -416,7 +430,24 @@ def _draws(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def _key(tensor: torch.Tensor) -> Any:
-    return tensor.storage_offset(), tuple(tensor.size()), tuple(tensor.stride()), tensor.dtype
+    return tensor.storage_offset(), tuple(tensor.size()), tuple(tensor.stride()), tensor.dtype, _bits(tensor)
+
+
+def _bits(tensor: torch.Tensor) -> tuple[bool, bool]:
+    """Whether the entries in memory are to be read conjugated, and negated."""
+    return tensor.is_conj(), tensor.is_neg()
+
+
+def _overlapping(store: _Store, key: Any) -> tuple[int, ...]:
+    """The values that share memory with a view, the last one written first; all of them if none does."""
+    everything = tuple(dict.fromkeys(i for i, _ in store.owners))
+    if len({each[3].is_complex for each in (key, *(where for _, where in store.owners))}) > 1:
+        return everything  # counted in other units
+    offset, size, stride = key[:3]
+    here = torch.zeros(store.shadow.numel(), dtype=torch.bool)
+    torch.as_strided(here, size, stride, offset).fill_(True)
+    shared = [i for i, (start, sizes, steps, *_) in store.owners if torch.as_strided(here, sizes, steps, start).any()]
+    return tuple(dict.fromkeys(shared)) or everything
 
 
 def _same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -440,7 +471,7 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    real = torch.view_as_real(tensor.resolve_conj().resolve_neg()) if tensor.is_complex() else tensor.resolve_neg()
     real = real.float() if real.dtype == torch.bfloat16 else real
     return real.detach().cpu().numpy()
 
