@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> int:
     require("torch", "jaxgrad compare")
     from jaxgrad.parity.engine import compare
 
-    given = load(Path(options.file))
     try:
+        given = load(Path(options.file))
         report = compare(given["torch_program"], given["jax_program"], given["batches"])
     except ProgramError as error:
         if error.__cause__ is not None:

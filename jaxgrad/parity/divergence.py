@@ -56,12 +56,12 @@ def _lost(tape: Tape, wrong: Iterable[int], is_found: Callable[[int], bool]) -> 
     """The values from which a wrong root is computed through values none of which was found."""
 
     def missing(i: int) -> bool:
-        if not judged(tape.values[i]) or is_found(i):
+        number = tape.values[i].op
+        if number is None or not judged(tape.values[i]) or is_found(i):
             return False
         # What a kernel returns beside its result (a log-sum-exp) is its own affair, if the result was found.
-        number = tape.values[i].op
-        beside = number is not None and i != tape.ops[number].outputs[0] and is_found(tape.ops[number].outputs[0])
-        return not beside
+        result = tape.ops[number].outputs[0]
+        return i == result or not is_found(result)
 
     return _upstream(tape, wrong, missing)
 

@@ -48,7 +48,14 @@ class EntryMap:
         return {path: part.reshape(jax[path].shape) for path, part in zip(self.jax, np.split(whole, ends), strict=True)}
 
     def apart(self, torch: Leaves, torch_slopes: Leaves, jax: Leaves, jax_slopes: Leaves) -> float:
-        """The largest distance between the gradients of entries that belong together."""
+        """The largest distance between the gradients of entries that belong together.
+
+        Args:
+          torch: the parameters.
+          torch_slopes: their gradients.
+          jax: the parameters of the other side.
+          jax_slopes: their gradients; that of a sum is the gradient of each addend.
+        """
         ours, theirs = _flat(torch_slopes, self.torch), _flat(jax_slopes, self.jax)
         if not self.added:  # entries that are equal may stand in any order
             one = ours[np.lexsort((ours, _flat(torch, self.torch)))]
@@ -57,6 +64,14 @@ class EntryMap:
         distance = np.abs(theirs - ours[self.first])
         second = np.where(self.second >= 0, np.abs(theirs - ours[self.second]), 0.0)
         return float(np.maximum(distance, second).max(initial=0.0))
+
+    def moved_apart(self, torch: Leaves, torch_moves: Leaves, jax: Leaves, jax_moves: Leaves) -> float:
+        """As ``apart``, for how far entries were moved: a sum moves by what both addends move."""
+        if not self.added:
+            return self.apart(torch, torch_moves, jax, jax_moves)
+        ours, theirs = _flat(torch_moves, self.torch), _flat(jax_moves, self.jax)
+        whole = ours[self.first] + np.where(self.second >= 0, ours[self.second], 0.0)
+        return float(np.abs(theirs - whole).max(initial=0.0))
 
 
 def _flat(leaves: Leaves, names: tuple[str, ...]) -> np.ndarray:

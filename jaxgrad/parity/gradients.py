@@ -64,12 +64,21 @@ class GradientMatch:
     same_bits: bool = True
 
 
-def compare_gradients(match: LeafMatch, torch: Side, jax: Side) -> GradientMatch:
-    """Compare the gradients of all parameters that have a counterpart."""
+def compare_gradients(match: LeafMatch, torch: Side, jax: Side, losses_agree: bool = True) -> GradientMatch:
+    """Compare the gradients of all parameters that have a counterpart.
+
+    Args:
+      match: of the parameters.
+      torch: the torch side.
+      jax: the JAX side.
+      losses_agree: where they do not, no gradient needs to, and leaves of one number cannot be told apart by theirs.
+    """
     found = GradientMatch()
     shuffled = _some_layout_is_shuffled(match, torch, jax)
     for group in match.groups:
-        if group.how == "joined":
+        if group.how == "constant" and not losses_agree:
+            _by_size(group, torch, jax, found)
+        elif group.how == "joined":
             _joined(group, torch, jax, found)
         elif group.how == "tied":
             _tied(group, torch, jax, found)
@@ -147,6 +156,20 @@ def _one_to_one(group: Group, torch: Side, jax: Side, found: GradientMatch, shuf
     found.only_jax += [path for path in left if jax.moves(path)]
 
 
+def _by_size(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None:
+    """Where gradients tell nothing: leaves that the other side has no room for are left over."""
+    names, paths = list(group.torch), list(group.jax)
+    if sum(torch.values[n].size for n in names) == sum(jax.values[p].size for p in paths):
+        return
+    for name in group.torch:
+        fitting = [path for path in paths if jax.values[path].size == torch.values[name].size]
+        if fitting:
+            names.remove(name)
+            paths.remove(max(fitting, key=lambda path: likeness(name, path)))
+    found.only_torch += [name for name in names if torch.moves(name)]
+    found.only_jax += [path for path in paths if jax.moves(path)]
+
+
 def _same_together(names: list[str], paths: list[str], torch: Side, jax: Side) -> bool:
     """Whether leaves of one number, cut otherwise on the two sides, have the same gradients taken together."""
     if not names and not paths:
@@ -178,7 +201,8 @@ def _tied(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None:
     theirs = np.sum([_in_order(jax.values[path], jax.slopes(path), reference) for path in group.jax], axis=0)
     found.same_bits = False
     found.notes.append(
-        f"{' + '.join(group.torch)} is taken for {' + '.join(group.jax)}: equal entries, gradients added up"
+        f"{' + '.join(group.torch)} is taken for {' + '.join(group.jax)}: equal entries, gradients added up "
+        "(trained apart they will not stay equal)"
     )
     _settle(group, float(np.abs(ours - theirs).max(initial=0.0)), torch, jax, found)
 

@@ -72,7 +72,7 @@ def judge_step(
         "forward": coverage(torch.tape, alignment, ("forward", "loss")),
         "backward": coverage(torch.tape, alignment, ("gradient",)),
     }
-    gradients = compare_gradients(match, torch, jax)
+    gradients = compare_gradients(match, torch, jax, bool(alignment.partners.get(torch.tape.loss)))
     _judge_leaves(step, match, gradients, torch, jax, found)
     if not found.wrong:
         _judge_flow(step, torch, jax, alignment, gradients, found)
@@ -147,7 +147,9 @@ def _judge_flow(
         told = permuted.get(parting.lost)
         found.divergences.append(_told_of_root(step, *told, torch, jax) if told else _told(step, parting, torch.tape))
         _doubt(parting, torch.tape, jax.tape, found)
-    if not partings:
+    if not partings and roots[:1] == [(torch.tape.loss, jax.tape.loss)]:
+        found.divergences.append(_told_of_loss(step, torch.tape, jax.tape))
+    elif not partings:
         for name, path, apart in gradients.wrong:
             found.divergences.append(_told_of_root(step, name, path, apart, torch, jax))
     found.error = max(_root_error(torch.tape, jax.tape), *(apart for _, _, apart in gradients.wrong), 0.0)
@@ -166,6 +168,11 @@ def _told(step: int, parting: Parting, torch: Tape) -> Divergence:
     agreed = tuple(described(torch, i) for i in parting.read)
     message = f"what {op.name} makes is not found on the JAX side, though what goes into it is"
     return Divergence(step, op.stage, op.site, site_in(parting.jax_op), parting.error, None, message, agreed)
+
+
+def _told_of_loss(step: int, torch: Tape, jax: Tape) -> Divergence:
+    ours, theirs = (tape.ops[tape.values[tape.loss].op or 0].site for tape in (torch, jax))
+    return Divergence(step, "loss", ours, theirs, _root_error(torch, jax), None, "the losses differ")
 
 
 def _told_of_root(step: int, name: str, path: str, apart: float, torch: Side, jax: Side) -> Divergence:

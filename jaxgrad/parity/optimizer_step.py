@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxgrad.parity.leaves import LeafMatch, same_under_layout
+from jaxgrad.parity.leaves import LeafMatch, likeness, same_under_layout
 from jaxgrad.parity.rounding import shadow_distance
 from jaxgrad.report.values import Divergence, Site
 
@@ -26,30 +26,50 @@ def judge_update(step: int, match: LeafMatch, layout: Sides, after: Sides, optim
     Returns:
       A divergence for each parameter that moved otherwise.
     """
+    ours, theirs = ({name: after[i][name] - layout[i][name] for name in layout[i]} for i in range(2))
+    # optax computes its schedules in float32, also under x64.
+    distance = {
+        name: shadow_distance(
+            2 * float(np.abs(after[0][name]).max(initial=0.0)) + float(np.abs(moved).max(initial=0.0))
+        )
+        + 2.0**-22 * float(np.abs(moved).max(initial=0.0))
+        for name, moved in ours.items()
+    }
     found: list[Divergence] = []
+
+    def differ(name: str, path: str, apart: float) -> None:
+        message = f"{optimizer} moves torch's {name} otherwise than JAX's optimizer moves {path}"
+        site = Site(f"torch.optim.{optimizer}", name.rpartition(".")[0], "", 0)
+        error = apart / max(
+            float(np.abs(ours[name]).max(initial=0.0)), float(np.abs(theirs[path]).max(initial=0.0)), 1e-300
+        )
+        found.append(Divergence(step, "update", site, Site(f"parameter {path}", "", "", 0), error, None, message))
+
     for group in match.groups:
-        if group.how != "same":
+        if group.entries is not None:
+            apart = group.entries.moved_apart(layout[0], ours, layout[1], theirs)
+            if not apart <= max(distance[name] for name in group.torch):
+                differ(group.torch[0], group.jax[0], apart)
             continue
-        left = list(group.jax)
+        left, unsettled = list(group.jax), []
         for name in group.torch:
-            if not left:
-                break
-            moved = float(np.abs(after[0][name] - layout[0][name]).max(initial=0.0))
-            size = float(np.abs(after[0][name]).max(initial=0.0)) + moved
-            # optax computes its schedules in float32, also under x64.
-            distance = shadow_distance(size) + 2.0**-22 * moved
             held = {
-                path: same_under_layout(layout[0][name], after[0][name], layout[1][path], after[1][path], distance)
-                for path in left
+                path: same_under_layout(layout[0][name], ours[name], layout[1][path], theirs[path], distance[name])
+                for path in (group.jax if group.how == "tied" else left)
+                if layout[1][path].size == layout[0][name].size
             }
             same = [path for path, (agrees, _) in held.items() if agrees]
-            path = same[0] if same else min(left, key=lambda path: held[path][1])
-            left.remove(path)
-            if not same:
-                message = f"{optimizer} moves torch's {name} otherwise than JAX's optimizer moves {path}"
-                site = Site(f"torch.optim.{optimizer}", name.rpartition(".")[0], "", 0)
-                error = held[path][1] / max(moved, 1e-300)
-                found.append(
-                    Divergence(step, "update", site, Site(f"parameter {path}", "", "", 0), error, None, message)
-                )
+            if group.how == "tied":  # equal before, and so they must be afterwards
+                for path in held.keys() - set(same):
+                    differ(name, path, held[path][1])
+            elif same:
+                left.remove(same[0])
+            elif held:
+                unsettled.append(name)
+        for name in unsettled:
+            fitting = [path for path in left if layout[1][path].size == layout[0][name].size]
+            if fitting:
+                path = max(fitting, key=lambda path: likeness(name, path))
+                left.remove(path)
+                differ(name, path, float(np.abs(np.sort(ours[name], None) - np.sort(theirs[path], None)).max()))
     return found

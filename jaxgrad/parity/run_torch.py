@@ -70,7 +70,7 @@ class TorchRun:
         for parameter in self.program.module.parameters():
             parameter.grad = None
         leaves: dict[str, tuple[torch.Tensor, bool]] = {name: (p, True) for name, p in self.parameters.items()}
-        leaves |= {name: (p, True) for name, p in self._fixed.items()}
+        leaves |= {name: (p, False) for name, p in self._fixed.items()}
         leaves |= {f"buffer {name}": (b, False) for name, b in self._buffers.items()}
         tensors = jax.tree.leaves(batch)
         leaves |= {name: (t, t.is_floating_point()) for name, t in zip(names, tensors, strict=True)}
