@@ -47,7 +47,7 @@ class LeafMatch:
       groups: leaves that hold the same numbers.
       only_torch: torch's names that have no counterpart.
       only_jax: JAX's paths that have none.
-      broken: of ``only_torch``, those of which JAX holds a part, each with the path that holds other numbers for the rest.
+      broken: of ``only_torch``, those of which JAX holds a part, with the path that holds other numbers for the rest.
     """
 
     groups: list[Group] = field(default_factory=list)
