@@ -129,7 +129,10 @@ class _Comparison:
                 jax_run.update()
                 name = type(self.torch_program.optimizer).__name__
                 after = torch_run.shadows(), dict(zip(self.split.paths, jax_run.wide, strict=True))
-                outcome.divergences += judge_update(number, match, (ours, theirs), after, name)
+                read = jax_tape.above(jax_tape.loss)
+                unread = {path for path in self.split.paths if jax_tape.leaves[path] not in read}
+                outcome.divergences += judge_update(number, match, (ours, theirs), after, name, unread)
+                outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
             if outcome.wrong or outcome.doubts:
                 break
         return as_report(steps, losses, torch_run.recorder.tape.framework)

@@ -13,7 +13,9 @@ from jaxgrad.report.values import Divergence, Site
 Sides = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
 
 
-def judge_update(step: int, match: LeafMatch, layout: Sides, after: Sides, optimizer: str) -> list[Divergence]:
+def judge_update(
+    step: int, match: LeafMatch, layout: Sides, after: Sides, optimizer: str, unread: set[str]
+) -> list[Divergence]:
     """Hold the parameters after an update against each other.
 
     Args:
@@ -22,6 +24,7 @@ def judge_update(step: int, match: LeafMatch, layout: Sides, after: Sides, optim
       layout: the parameters as they were given, which show how each is laid out: torch's, JAX's.
       after: the parameters after the update, in float64.
       optimizer: the name of torch's.
+      unread: JAX's leaves that the loss does not read: copies that a port carries along.
 
     Returns:
       A divergence for each parameter that moved otherwise.
@@ -55,7 +58,7 @@ def judge_update(step: int, match: LeafMatch, layout: Sides, after: Sides, optim
         for name in group.torch:
             held = {
                 path: same_under_layout(layout[0][name], ours[name], layout[1][path], theirs[path], distance[name])
-                for path in (group.jax if group.how == "tied" else left)
+                for path in (set(group.jax) - unread if group.how == "tied" else left)
                 if layout[1][path].size == layout[0][name].size
             }
             same = [path for path, (agrees, _) in held.items() if agrees]
