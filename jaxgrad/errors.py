@@ -50,6 +50,8 @@ _EXTRAS = {
     "torch": "torch",
     "matplotlib": "plot",
     "networkx": "plot",
+    "transformers": "ports",
+    "flax": "ports",
 }
 
 

@@ -82,6 +82,9 @@ def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
         if not callable(loss):
             raise InputTypeError(f"compare: {side}.loss is a {type(loss).__name__}, expected a function.")
     parameters = dict(module.named_parameters())
+    lazy = [name for name, p in parameters.items() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise InputError(f"compare: torch's {', '.join(lazy)} has no shape yet. Call the module once on a batch.")
     if not any(p.requires_grad for p in parameters.values()):
         have = "no parameters" if not parameters else "no parameter that requires a gradient"
         raise InputError(f"compare: the torch module {type(module).__name__} has {have}: nothing can be trained.")
@@ -90,6 +93,12 @@ def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
         raise InputError(
             f"compare: the torch module's parameters are on {', '.join(sorted(devices))}, expected one real device. "
             'Move them: module.to("cpu").'
+        )
+    tensors = [path for path, leaf in leaves_by_path(jax_program.params).items() if isinstance(leaf, torch.Tensor)]
+    if tensors:
+        raise InputTypeError(
+            f"compare: {', '.join(f'params{path}' for path in tensors)}: torch tensors, expected arrays. "
+            "Convert each: jnp.asarray(tensor.detach().numpy())."
         )
     split = SplitParams(jax_program.params)
     if not split.arrays:
@@ -125,12 +134,35 @@ def _check_optimizers(torch_program: TorchProgram, jax_program: JaxProgram) -> N
         raise InputError(f"compare: only the {which} has an optimizer, expected one on both sides or none.")
     if torch_program.scheduler is not None and ours is None:
         raise InputError("compare: TorchProgram has a scheduler and no optimizer. Pass the optimizer it drives.")
-    if type(ours).__name__ == "LBFGS":
-        raise InputError("compare: torch.optim.LBFGS evaluates the loss inside its step, which is not compared.")
+    _check_torch_optimizer(torch_program)
     if theirs is not None and not (
         callable(getattr(theirs, "init", None)) and callable(getattr(theirs, "update", None))
     ):
-        raise InputTypeError(f"compare: JaxProgram.optimizer is {theirs!r}, expected an optax GradientTransformation.")
+        raise InputTypeError(
+            f"compare: JaxProgram.optimizer is a {type(theirs).__name__}, expected an optax GradientTransformation. "
+            "Pass optax.sgd(0.1), say."
+        )
+
+
+def _check_torch_optimizer(program: TorchProgram) -> None:
+    import torch
+
+    optimizer = program.optimizer
+    if optimizer is None:
+        return
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputTypeError(
+            f"compare: TorchProgram.optimizer is a {type(optimizer).__name__}, expected a torch.optim.Optimizer. "
+            "Pass torch.optim.SGD(module.parameters(), lr=0.1), say."
+        )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError("compare: torch.optim.LBFGS evaluates the loss inside its step, which is not compared.")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not held & {id(p) for p in program.module.parameters()}:
+        raise InputError(
+            "compare: the torch optimizer holds none of the module's parameters (was it made for another copy?). "
+            "Make it from this module's parameters()."
+        )
 
 
 def check_batches(batches: Any) -> list[list[np.ndarray]]:

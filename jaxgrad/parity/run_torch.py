@@ -15,6 +15,11 @@ from jaxgrad.parity.programs import TorchProgram
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_torch import TorchRecorder
 
+_INDEPENDENT = (
+    "compare: the torch loss does not depend on the module's parameters{}. "
+    "Compute it from the module that is passed in, outside torch.no_grad()."
+)
+
 
 @contextmanager
 def kept(program: TorchProgram) -> Iterator[None]:
@@ -32,7 +37,8 @@ def kept(program: TorchProgram) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for each, value in values:
-                each.copy_(value)
+                if not torch.equal(each, value):  # a graph that the user has built over it would count as modified
+                    each.copy_(value)
             for each, grad, value in grads:
                 each.grad = grad
                 if grad is not None and value is not None:
@@ -82,7 +88,13 @@ class TorchRun:
                 raise ProgramError(f"compare: the torch loss raised {type(error).__name__}: {error}") from error
         self._check_loss(loss)
         with self.recorder.recording("backward"):
-            loss.backward()
+            try:  # other leaves that the loss reads, a second module's, keep their gradients
+                torch.autograd.backward(loss, inputs=list(self.parameters.values()))
+            except Exception as error:
+                message = f"compare: torch's backward pass raised {type(error).__name__}: {error}"
+                raise ProgramError(message) from error
+        if all(parameter.grad is None for parameter in self.parameters.values()):
+            raise InputError(_INDEPENDENT.format(""))
         tape = self.recorder.tape
         tape.loss = self.recorder.index_of(loss)
         self.loss = float(loss.detach())
@@ -136,7 +148,4 @@ class TorchRun:
                 "Take its mean: loss.mean()."
             )
         if loss.grad_fn is None:
-            raise InputError(
-                "compare: the torch loss does not depend on the module's parameters (it has no grad_fn). "
-                "Compute it from module(...), outside torch.no_grad()."
-            )
+            raise InputError(_INDEPENDENT.format(" (it has no grad_fn)"))

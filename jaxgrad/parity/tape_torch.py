@@ -74,6 +74,7 @@ class TorchRecorder(TorchDispatchMode):
     ):
         super().__init__()
         self.tape = Tape(framework=f"torch {torch.__version__}")
+        self._modules = list(module.modules())
         self._names = {id(each): name for name, each in module.named_modules()}
         self._stores: dict[int, _Store] = {}
         self._phase = "forward"
@@ -104,14 +105,16 @@ class TorchRecorder(TorchDispatchMode):
     def recording(self, phase: str) -> Iterator[None]:
         """Record what runs inside; ``phase`` is ``"forward"``, ``"backward"`` or ``"update"``."""
         self._phase = phase
-        before = torch.nn.modules.module.register_module_forward_pre_hook(self._enter)
-        after = torch.nn.modules.module.register_module_forward_hook(self._leave, always_call=True)
+        hooks = []
+        for module in self._modules:
+            hooks.append(module.register_forward_pre_hook(self._enter))
+            hooks.append(module.register_forward_hook(self._leave, always_call=True))
         try:
             with self:
                 yield
         finally:
-            before.remove()
-            after.remove()
+            for hook in hooks:
+                hook.remove()
 
     def index_of(self, tensor: torch.Tensor) -> int:
         """The value that a tensor holds now."""
