@@ -148,3 +148,24 @@ def separation(a: Fingerprint, b: Fingerprint) -> float:
     ours, theirs = (_rescaled(each.moments, each.largest / largest) for each in (a, b))
     moved = np.abs(ours - theirs) / _SLOPES
     return float(max(moved.max(), abs(a.low - b.low) / largest, abs(a.high - b.high) / largest))
+
+
+def own_error(own: np.ndarray, shadow: np.ndarray) -> tuple[float, bool]:
+    """How far a program's own entries are from the shadow's, and whether some are not finite where the shadow's are.
+
+    Args:
+      own: in the program's own precision.
+      shadow: float64, the same shape.
+
+    Returns:
+      The largest distance between finite entries, and whether finite entries were lost.
+    """
+    if not own.size:
+        return 0.0, False
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(own - shadow)
+    worst = float(distance.max())
+    if np.isfinite(worst):
+        return worst, False
+    lost = bool((np.isfinite(shadow) & ~np.isfinite(own)).any())
+    return float(np.max(distance, where=np.isfinite(distance), initial=0.0)), lost

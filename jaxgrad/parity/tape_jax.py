@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.parity.constants import moved_constant, recover
-from jaxgrad.parity.fingerprints import EXTREME, fingerprint
+from jaxgrad.parity.fingerprints import EXTREME, fingerprint, own_error
 from jaxgrad.parity.kinds import jax_kind
 from jaxgrad.parity.promote_jax import bind_promoted, is_narrow, widened
 from jaxgrad.parity.rounding import Operand, operand_scale
@@ -292,7 +292,7 @@ class JaxRecorder:
             return Summary(None, 0.0, 0.0, 0.0, False)
         narrow, wide, *second = (_real(each) for each in (own, *shadows))
         found = fingerprint(wide)
-        error, lost = _error(narrow, wide)
+        error, lost = own_error(narrow, wide)
         noise = 0.0
         if second:
             with np.errstate(invalid="ignore"):
@@ -349,19 +349,6 @@ def _real(array: Any) -> np.ndarray:
     if np.iscomplexobj(array):
         return np.stack([array.real, array.imag], axis=-1)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-
-
-def _error(own: np.ndarray, shadow: np.ndarray) -> tuple[float, bool]:
-    """How far the program's own entries are from the shadow's, and whether some are not finite where those are."""
-    if not own.size:
-        return 0.0, False
-    with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(own - shadow)
-    worst = float(distance.max())
-    if np.isfinite(worst):
-        return worst, False
-    lost = bool((np.isfinite(shadow) & ~np.isfinite(own)).any())
-    return float(np.max(distance, where=np.isfinite(distance), initial=0.0)), lost
 
 
 def _same_structure(a: Any, b: Any) -> bool:

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from jaxgrad.parity.constants import moved_constant, recover
-from jaxgrad.parity.fingerprints import Fingerprint, fingerprint
+from jaxgrad.parity.fingerprints import fingerprint, own_error
 from jaxgrad.parity.kinds import torch_kind
 from jaxgrad.parity.rounding import Operand, operand_scale
 from jaxgrad.parity.tape import Op, Summary, Tape, Value
@@ -268,7 +268,7 @@ class TorchRecorder(TorchDispatchMode):
         if tensor.is_floating_point() or tensor.is_complex():
             shadow = _array(self._shadow(tensor))
             found = fingerprint(shadow)
-            error, lost = _error(_array(tensor.detach()), shadow, found)
+            error, lost = own_error(_array(tensor.detach()), shadow)
             summary = Summary(found, scale_of(found.largest, found.size), error, 0.0, lost)
         name = str(tensor.dtype).removeprefix("torch.")
         return self.tape.add_value(tuple(tensor.shape), name, summary)
@@ -477,20 +477,6 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     real = torch.view_as_real(tensor.resolve_conj().resolve_neg()) if tensor.is_complex() else tensor.resolve_neg()
     real = real.float() if real.dtype == torch.bfloat16 else real
     return real.detach().cpu().numpy()
-
-
-def _error(own: np.ndarray, shadow: np.ndarray, found: Fingerprint) -> tuple[float, bool]:
-    """How far the program's own entries are from the shadow's, and whether some are not finite where those are."""
-    if not own.size:
-        return 0.0, False
-    with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(own - shadow)
-    worst = float(distance.max())
-    if np.isfinite(worst):
-        return worst, False
-    finite = np.isfinite(own)
-    lost = bool((np.isfinite(shadow) & ~finite).any())
-    return float(np.max(distance, where=np.isfinite(distance), initial=0.0)), lost
 
 
 def _precision(dtype: torch.dtype) -> int:
