@@ -1,0 +1,350 @@
+"""Ports that use what JAX has for structure and precision: checkpoints, custom derivatives, loops, bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from support.porting import F, Programs, beside, fresh, linear, normal, params_of, port, torch
+
+from jaxgrad import JaxProgram, TorchProgram
+
+
+class Chain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(3)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+def _squared(module, x):
+    return (module(x) ** 2).mean()
+
+
+# --- recomputation and derivatives by hand ----------------------------------------------------------------------------
+
+
+@port("a layer left out", "checkpointed part stopped")
+def checkpointed(fault: str) -> Programs:
+    module = fresh(Chain())
+
+    @jax.checkpoint
+    def body(p, x):
+        for layer in ("0", "1") if fault != "a layer left out" else ("0",):
+            x = jnp.tanh(linear(p, f"layers.{layer}", x))
+        return x
+
+    def loss(p, x):
+        h = body(p, x)
+        h = jax.lax.stop_gradient(h) if fault == "checkpointed part stopped" else h
+        return jnp.mean(jnp.tanh(linear(p, "layers.2", h)) ** 2)
+
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+@port()
+def checkpointed_in_torch(fault: str) -> Programs:
+    """torch recomputes the layers in its backward pass; the port keeps everything."""
+    from torch.utils.checkpoint import checkpoint
+
+    module = fresh(Chain())
+
+    def torch_loss(m, x):
+        return (checkpoint(m, x, use_reentrant=False) ** 2).mean()
+
+    def loss(p, x):
+        for layer in "012":
+            x = jnp.tanh(linear(p, f"layers.{layer}", x))
+        return jnp.mean(x**2)
+
+    return TorchProgram(module, torch_loss), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+@port("derivative without the square", "derivative of the input", "cotangent left out")
+def custom_derivative(fault: str) -> Programs:
+    """A tanh with its derivative written by hand in the port."""
+    module = fresh(Chain())
+
+    @jax.custom_vjp
+    def activation(x):
+        return jnp.tanh(x)
+
+    def backward(y, slope):
+        if fault == "derivative without the square":
+            return (slope * (1 - y),)
+        if fault == "cotangent left out":
+            return (jnp.sign(slope) * (1 - y**2),)
+        return (slope * (1 - y**2),)
+
+    def forward(x):
+        y = jnp.tanh(x)
+        return y, x if fault == "derivative of the input" else y
+
+    activation.defvjp(forward, backward)
+
+    def loss(p, x):
+        for layer in "012":
+            x = linear(p, f"layers.{layer}", x)
+            x = activation(x) if layer == "1" else jnp.tanh(x)
+        return jnp.mean(x**2)
+
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+@port("gradient of the kernel transposed", "gradient of the bias in reverse", "gradient of the bias as a mean")
+def custom_linear(fault: str) -> Programs:
+    """A square dense layer with its derivative written by hand in the port."""
+    module = fresh(Chain())
+
+    @jax.custom_vjp
+    def dense(w, b, x):
+        return x @ w.T + b[None]
+
+    def backward(kept, slope):
+        w, x = kept
+        of_kernel, of_bias = slope.T @ x, slope.sum(0)
+        if fault == "gradient of the kernel transposed":
+            of_kernel = of_kernel.T
+        if fault == "gradient of the bias in reverse":
+            of_bias = of_bias[::-1]
+        if fault == "gradient of the bias as a mean":
+            of_bias = slope.mean(0)
+        return of_kernel, of_bias, slope @ w
+
+    dense.defvjp(lambda w, b, x: (dense(w, b, x), (w, x)), backward)
+
+    def loss(p, x):
+        for layer in "012":
+            layer_of = dense if layer == "1" else lambda w, b, x: x @ w.T + b[None]
+            x = jnp.tanh(layer_of(p[f"layers.{layer}.weight"], p[f"layers.{layer}.bias"], x))
+        return jnp.mean(x**2)
+
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+class Rounded(torch.autograd.Function):
+    """Rounds to eighths; its derivative is taken to be one."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(x * 8) / 8
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope
+
+
+class Quantised(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 4)
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(Rounded.apply(self.body(x)))
+
+
+@port("derivative of round itself", "derivative clipped", "sixteenths")
+def straight_through(fault: str) -> Programs:
+    module = fresh(Quantised())
+
+    def rounded(h):
+        steps = 16 if fault == "sixteenths" else 8
+        if fault == "derivative of round itself":
+            return jnp.round(h * steps) / steps
+        through = jnp.clip(h, -0.5, 0.5) if fault == "derivative clipped" else h
+        return through + jax.lax.stop_gradient(jnp.round(h * steps) / steps - through)
+
+    def loss(p, x):
+        return jnp.mean(linear(p, "head", rounded(linear(p, "body", x))) ** 2)
+
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+# --- branches and loops -----------------------------------------------------------------------------------------------
+
+
+@port("the other branch", "a step fewer")
+def branches_and_loops(fault: str) -> Programs:
+    """A Python ``if`` and loop in torch; ``cond``, ``switch``, ``fori_loop`` and ``while_loop`` in the port."""
+    torch.manual_seed(0)
+    module = fresh(torch.nn.Linear(4, 4))
+
+    def torch_loss(m, x, kind):
+        h = torch.sin(m(x)) if int(kind) == 1 else torch.tanh(m(x))
+        if float(h.detach().sum()) > -100.0:
+            h = h * 1.5
+        for _ in range(3):
+            h = torch.tanh(h @ m.weight)
+        scale = torch.ones(())
+        while float(scale) < 20.0:
+            scale = scale * 3.0
+        return (h**2).mean() * scale
+
+    def loss(p, x, kind):
+        h = linear({"m.weight": p["weight"], "m.bias": p["bias"]}, "m", x)
+        kind = 1 - kind if fault == "the other branch" else kind
+        h = jax.lax.switch(kind, [jnp.tanh, jnp.sin], h)
+        h = jax.lax.cond(h.sum() > -100.0, lambda h: h * 1.5, lambda h: h, h)
+        h = jax.lax.fori_loop(0, 2 if fault == "a step fewer" else 3, lambda _, h: jnp.tanh(h @ p["weight"]), h)
+        scale = jax.lax.while_loop(lambda s: s < 20.0, lambda s: s * 3.0, jnp.float32(1.0))
+        return jnp.mean(h**2) * scale
+
+    return TorchProgram(module, torch_loss), JaxProgram(params_of(module), loss), [(normal(6, 4), np.int32(1))]
+
+
+# --- a gradient inside the loss ---------------------------------------------------------------------------------------
+
+
+@port("penalty on the norm for its square", "penalty's gradient stopped", "inner gradient of the mean")
+def gradient_penalty(fault: str) -> Programs:
+    module = fresh(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Softplus(), torch.nn.Linear(8, 1)))
+
+    def torch_loss(m, x):
+        x = x.requires_grad_()
+        (slope,) = torch.autograd.grad(m(x).sum(), x, create_graph=True)
+        return m(x).mean() + 10.0 * ((slope.norm(dim=-1) - 1) ** 2).mean()
+
+    def score(p, x):
+        return linear(p, "2", jax.nn.softplus(linear(p, "0", x)))
+
+    def loss(p, x):
+        inner = jnp.mean if fault == "inner gradient of the mean" else jnp.sum
+        slope = jax.grad(lambda x: inner(score(p, x)))(x)
+        slope = jax.lax.stop_gradient(slope) if fault == "penalty's gradient stopped" else slope
+        size = jnp.linalg.norm(slope, axis=-1)
+        off = size**2 - 1 if fault == "penalty on the norm for its square" else size - 1
+        return score(p, x).mean() + 10.0 * jnp.mean(off**2)
+
+    return TorchProgram(module, torch_loss), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+class Narrow(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+
+    def forward(self, x):
+        return super().forward(x.bfloat16())
+
+
+@port("float32 inside", "weights widened and perturbed", "head in another order")
+def bfloat16_weights(fault: str) -> Programs:
+    """Both sides keep weights and activations in bfloat16 and the loss in float32."""
+    module = fresh(Narrow()).bfloat16()
+    params = {name: jnp.asarray(p.detach().float().numpy(), jnp.bfloat16) for name, p in module.named_parameters()}
+    if fault == "weights widened and perturbed":
+        params = {name: p.astype(jnp.float32) * (1 + 1e-4) for name, p in params.items()}
+
+    def loss(p, x):
+        if fault == "float32 inside":
+            p = {name: each.astype(jnp.float32) for name, each in p.items()}
+        h = jnp.tanh(linear(p, "0", x.astype(p["0.weight"].dtype)))
+        order = p["2.weight"][:, ::-1] if fault == "head in another order" else p["2.weight"]
+        made = h @ order.T
+        return jnp.mean((made + beside(p["2.bias"], made)).astype(jnp.float32) ** 2)
+
+    def torch_loss(m, x):
+        return (m(x).float() ** 2).mean()
+
+    return TorchProgram(module, torch_loss), JaxProgram(params, loss), [(normal(6, 4),)]
+
+
+class Standardised(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = (x - x.mean(0)) / x.std(0)
+        return self.body(x.float())
+
+
+@port("float64 input", "biased spread", "mean over all")
+def standardised(fault: str) -> Programs:
+    """Data far from zero, brought to zero in the precision that it comes in."""
+    module = fresh(Standardised())
+    x = 1e4 + np.random.default_rng(0).normal(size=(6, 4))
+    x = x if fault == "float64 input" else x.astype(np.float32)
+
+    def loss(p, x):
+        middle = x.mean() if fault == "mean over all" else x.mean(0, keepdims=True)
+        spread = jnp.std(x, axis=0, ddof=0 if fault == "biased spread" else 1, keepdims=True)
+        return jnp.mean(linear(p, "body", (x - middle) / spread) ** 2)
+
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(x,)]
+
+
+@port()
+def float64_cast_at_once(fault: str) -> Programs:
+    """NumPy's float64 data, which torch casts to float32 before it computes anything, as JAX does."""
+    module = fresh(torch.nn.Linear(4, 3))
+    x = np.random.default_rng(0).normal(size=(6, 4))
+    return (
+        TorchProgram(module, lambda m, x: (m(x.float()) ** 2).mean()),
+        JaxProgram(params_of(module), lambda p, x: jnp.mean((x @ p["weight"].T + p["bias"][None]) ** 2)),
+        [(x,)],
+    )
+
+
+# --- layers that are stacked ------------------------------------------------------------------------------------------
+
+
+@port("layers in reverse", "one layer fewer")
+def stacked_layers(fault: str) -> Programs:
+    """One leaf holds the kernels of all layers; ``scan`` runs over it."""
+    module = fresh(Chain())
+    torch_params = params_of(module)
+    params = {kind: jnp.stack([torch_params[f"layers.{n}.{kind}"] for n in range(3)]) for kind in ("weight", "bias")}
+
+    def layer(h, p):
+        return jnp.tanh(h @ p["weight"].T + p["bias"][None]), None
+
+    def loss(p, x):
+        p = jax.tree.map(lambda leaf: leaf[:2], p) if fault == "one layer fewer" else p
+        return jnp.mean(jax.lax.scan(layer, x, p, reverse=fault == "layers in reverse")[0] ** 2)
+
+    return TorchProgram(module, _squared), JaxProgram(params, loss), [(normal(6, 4),)]
+
+
+def _in_place(x: Any) -> Any:
+    x = x.clone()
+    x[:, 0] *= 2.0
+    x[:, 1:3] += x[:, :1]
+    x.clamp_(min=-1.5)
+    return x
+
+
+class InPlace(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return F.relu(_in_place(self.body(x)), inplace=True)
+
+
+@port("column doubled after the sum", "clamped from above")
+def in_place(fault: str) -> Programs:
+    """torch writes into views of a tensor; the port makes new arrays."""
+    module = fresh(InPlace())
+
+    def loss(p, x):
+        h = linear(p, "body", x)
+        if fault == "column doubled after the sum":
+            h = h.at[:, 1:3].add(h[:, :1]).at[:, 0].multiply(2.0)
+        else:
+            h = h.at[:, 0].multiply(2.0)
+            h = h.at[:, 1:3].add(h[:, :1])
+        h = jnp.minimum(h, 1.5) if fault == "clamped from above" else jnp.maximum(h, -1.5)
+        return jnp.mean(jax.nn.relu(h) ** 2)
+
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
