@@ -92,6 +92,7 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
     to_loss = above[jax.loss] | (1 << jax.loss)
     to_torch_loss = _ancestors(torch)[torch.loss] | (1 << torch.loss)
     made = Alignment(dict(leaves), {j for partners in leaves.values() for j in partners})
+    masks = {i: _bits(partners) for i, partners in leaves.items()}  # the partners, as the bits of a number
     roots: dict[int, tuple[int, ...]] = {}  # for each torch value, the matched values that it was computed from
 
     def sources(value: int) -> tuple[int, ...]:
@@ -115,8 +116,8 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
                 if (forward and not to_loss >> j & 1) or not same_value(value, candidate):
                     continue
                 line = above[j] | (1 << j)
-                meets = [any(line >> k & 1 for k in made.partners[source]) for source in origins]
-                unchanged = [source for source in origins if j in made.partners[source]]
+                meets = [bool(line & masks[source]) for source in origins]
+                unchanged = [source for source in origins if masks[source] >> j & 1]
                 if unchanged and not any(source in op.inputs for source in unchanged):
                     continue  # back to where it started by a detour that was not found: no evidence for the detour
                 need = all if unchanged or says_little(value) else any
@@ -125,6 +126,7 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
             if candidates:
                 made.found.update(candidates)
                 made.partners[i] = tuple(candidates)
+                masks[i] = _bits(candidates)
     agreed = same_value(torch.values[torch.loss], jax.values[jax.loss])
     made.partners[torch.loss] = (jax.loss,) if agreed else ()
     if agreed:
@@ -132,6 +134,13 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
     else:
         made.found.discard(jax.loss)
     return made
+
+
+def _bits(values: Iterable[int]) -> int:
+    found = 0
+    for value in values:
+        found |= 1 << value
+    return found
 
 
 def says_little(value: Value) -> bool:

@@ -26,6 +26,7 @@ class Parting:
       read: what it read that was found, values of the torch tape.
       jax_op: the JAX operation that stands there; None if there is none.
       jax_draws: whether the JAX side uses random numbers there.
+      unshadowed: an operation on the way to the wrong root, on either side, that could not be run in float64.
       error: how far the nearest JAX value of the same size is from what torch computed, relative to the larger.
     """
 
@@ -34,6 +35,7 @@ class Parting:
     read: tuple[int, ...]
     jax_op: Op | None
     jax_draws: bool
+    unshadowed: Op | None
     error: float
 
 
@@ -52,12 +54,17 @@ def _upstream(tape: Tape, starts: Iterable[int], through: Callable[[int], bool])
     return seen
 
 
-def _lost(tape: Tape, wrong: Iterable[int], is_found: Callable[[int], bool]) -> set[int]:
-    """The values from which a wrong root is computed through values none of which was found."""
+def _lost(tape: Tape, wrong: Iterable[int], is_found: Callable[[int], bool], backward: bool = False) -> set[int]:
+    """The values from which a wrong root is computed through values none of which was found.
+
+    Where only gradients are wrong (``backward``), no forward value is lost: all of them led to the right loss.
+    """
 
     def missing(i: int) -> bool:
         number = tape.values[i].op
         if number is None or not judged(tape.values[i]) or is_found(i):
+            return False
+        if backward and tape.ops[number].stage != "gradient":
             return False
         # What a kernel returns beside its result (a log-sum-exp) is its own affair, if the result was found.
         result = tape.ops[number].outputs[0]
@@ -79,8 +86,15 @@ def part(torch: Tape, jax: Tape, alignment: Alignment, wrong: list[tuple[int, in
       One ``Parting`` for each operation that makes a lost value from values none of which is lost; empty if the roots
       differ though each was found (a permuted gradient).
     """
-    lost = _lost(torch, [i for i, _ in wrong], lambda i: bool(alignment.partners.get(i)))
+    backward = torch.loss not in {i for i, _ in wrong}
+    lost = _lost(torch, [i for i, _ in wrong], lambda i: bool(alignment.partners.get(i)), backward)
     ours = _lost(jax, [j for _, j in wrong if j is not None], lambda j: j in alignment.found)
+    blind = [
+        op
+        for tape, some in ((torch, lost), (jax, ours))
+        for op in tape.ops
+        if not op.shadowed and any(i in some for i in op.outputs)
+    ]
     partings = []
     for op in torch.ops:
         made = [i for i in op.outputs if i in lost]
@@ -89,7 +103,8 @@ def part(torch: Tape, jax: Tape, alignment: Alignment, wrong: list[tuple[int, in
         read = tuple(i for i in op.inputs if alignment.partners.get(i))
         jax_op = _counterpart(torch, jax, alignment, op, ours)
         error = _nearest(torch, jax, made[0], ours)
-        partings.append(Parting(op, made[0], read, jax_op, _draws_below(jax, jax_op, ours), error))
+        draws = _draws_below(jax, jax_op, ours)
+        partings.append(Parting(op, made[0], read, jax_op, draws, blind[0] if blind else None, error))
     return partings
 
 

@@ -151,9 +151,19 @@ def _one_to_one(group: Group, torch: Side, jax: Side, found: GradientMatch, shuf
             path = max(fitting, key=lambda path: (likeness(name, path), -_agree(torch, name, jax, path, shuffled)[1]))
             left.remove(path)
             found.wrong.append((name, path, _agree(torch, name, jax, path, shuffled)[1]))
-        elif torch.moves(name):
+        elif torch.moves(name) and not (added := _added(name, group, torch, jax)):
             found.only_torch.append(name)
+        elif torch.moves(name):
+            found.notes.append(f"JAX's {added} is taken for a sum of which torch's {name} is one part")
     found.only_jax += [path for path in left if jax.moves(path)]
+
+
+def _added(name: str, group: Group, torch: Side, jax: Side) -> str | None:
+    """The leaf of zeros that may hold the sum of this one and another: all three have the same gradient."""
+    if torch.values[name].any():
+        return None
+    fitting = [path for path in group.jax if jax.values[path].size == torch.values[name].size]
+    return next((path for path in fitting if _agree(torch, name, jax, path, True)[0]), None)
 
 
 def _by_size(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None:

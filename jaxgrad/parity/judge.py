@@ -214,10 +214,11 @@ def _doubt(parting: Parting, torch: Tape, jax: Tape, found: StepOutcome) -> None
             f"dropout or the like drew random numbers on the {side} side, at {place}. "
             "Switch it off: module.eval(), deterministic=True."
         )
+    if parting.unshadowed is not None:
+        found.doubts.append(f"{parting.unshadowed.name} could not be run in float64, at {parting.unshadowed.site}")
+        return
     for side, tape, op in (("torch", torch, parting.op), ("JAX", jax, ours)):
-        if op is not None and not op.shadowed:
-            found.doubts.append(f"{side}'s {op.name} could not be run in float64, at {op.site}")
-        elif op is not None and (name := _unshadowed_above(tape, op)):
+        if op is not None and (name := _unshadowed_above(tape, op)):
             found.doubts.append(f"{side}'s {name}, from which {op.name} is computed, could not be run in float64")
 
 
@@ -274,7 +275,7 @@ def _largest_rounding(torch: Tape, jax: Tape, alignment: Alignment) -> Rounding 
             continue
         theirs = min((jax.values[j] for j in partners), key=lambda value: value.summary.error)
         size = max(ours.summary.scale, theirs.summary.scale)
-        units = (ours.summary.error + theirs.summary.error) / unit(ours.dtype, size)
+        units = (ours.summary.error + theirs.summary.error) / max(unit(ours.dtype, size), unit(theirs.dtype, size))
         if worst is None or units > worst.units:
             worst = Rounding(units, str(torch.ops[ours.op].site))
     return worst

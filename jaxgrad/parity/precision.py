@@ -29,6 +29,9 @@ _DECIDES = set(
 
 def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment) -> list[Divergence]:
     """The first value that one side computes far less accurately than the other; at most one."""
+    dtypes = torch.values[torch.loss].dtype, jax.values[jax.loss].dtype
+    if "float64" in dtypes and dtypes[0] != dtypes[1]:
+        return _other_dtype(step, torch, jax, alignment)
     tipped = {id(tape): _tipped(tape) for tape in (torch, jax)}
     for op in torch.ops:
         for i in op.outputs:
@@ -42,6 +45,18 @@ def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment
             worse = [_less_precise(ours, theirs) for theirs in candidates]
             if all(worse):  # none of the values that it may be is as accurate
                 return [_told(step, op, str(worse[0]), ours, candidates[0], jax)]
+    return []
+
+
+def _other_dtype(step: int, torch: Tape, jax: Tape, alignment: Alignment) -> list[Divergence]:
+    """Where one side computes in float64 and the other does not."""
+    for op in torch.ops:
+        for i in op.outputs:
+            for j in alignment.partners.get(i, ()):
+                ours, theirs = torch.values[i], jax.values[j]
+                if judged(ours) and "float64" in (ours.dtype, theirs.dtype) and ours.dtype != theirs.dtype:
+                    worse = f"torch ({ours.dtype})" if theirs.dtype == "float64" else f"JAX ({theirs.dtype})"
+                    return [_told(step, op, worse, ours, theirs, jax)]
     return []
 
 

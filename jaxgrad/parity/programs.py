@@ -61,6 +61,10 @@ class SplitParams:
         self.paths = [path for path, array in zip(paths, self._is_array, strict=True) if array]
         self.arrays = [leaf for leaf, array in zip(leaves, self._is_array, strict=True) if array]
 
+    def named(self) -> list[tuple[str, Any]]:
+        """Each array with its path."""
+        return list(zip(self.paths, self.arrays, strict=True))
+
     def whole(self, arrays: Sequence[Any]) -> Any:
         """The pytree with other arrays in it."""
         rest = iter(arrays)
@@ -81,6 +85,10 @@ def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
     for side, loss in (("TorchProgram", torch_program.loss), ("JaxProgram", jax_program.loss)):
         if not callable(loss):
             raise InputTypeError(f"compare: {side}.loss is a {type(loss).__name__}, expected a function.")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputTypeError(
+            "compare: the module is a ScriptModule, which hides its operations. Pass the original one."
+        )
     parameters = dict(module.named_parameters())
     lazy = [name for name, p in parameters.items() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
     if lazy:

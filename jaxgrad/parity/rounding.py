@@ -77,7 +77,15 @@ def shadow_distance(scale: float, noise: float = 0.0) -> float:
     return SHADOW_UNITS * _EPS64 * scale + 8 * noise
 
 
+_FORMATS = {
+    "float64": (2.0**-52, 2.0**-1022),
+    "float32": (2.0**-23, 2.0**-126),
+    "float16": (2.0**-10, 2.0**-14),
+    "bfloat16": (2.0**-7, 2.0**-126),
+}
+
+
 def unit(dtype: str, scale: float) -> float:
-    """One rounding unit of a dtype at a scale."""
-    eps = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 2.0**-23)
-    return max(eps * scale, 1e-300)
+    """One rounding unit of a dtype at a scale; at least its smallest normal number, below which XLA has zero."""
+    eps, tiny = _FORMATS.get(dtype, _FORMATS["float32"])
+    return max(eps * scale, tiny)

@@ -79,7 +79,7 @@ class JaxRun:
         fixed: set[str],
         perturb: int | None,
         exact_constant: Callable[[np.ndarray], bool],
-    ) -> Tape:
+    ) -> tuple[Tape, bool]:
         """Record the loss of a batch and its gradients.
 
         Args:
@@ -92,7 +92,7 @@ class JaxRun:
           exact_constant: see ``JaxRecorder``.
 
         Returns:
-          The tape.
+          The tape, and whether some constant may stand for another number than it holds.
         """
         recorder = JaxRecorder(perturb, exact_constant)
         leaves = [
@@ -112,7 +112,7 @@ class JaxRun:
             self.gradients[path] = np.asarray(cell.shadows[0])
             self.own_gradients[path] = np.asarray(cell.own).astype(np.float64)
             self.moved[path] = np.asarray(cell.shadows[-1])
-        return tape
+        return tape, recorder.uncertain
 
     def update(self) -> None:
         """Update parameters and optimizer state, in the program's own precision and in float64."""

@@ -60,6 +60,7 @@ class JaxRecorder:
 
     def __init__(self, perturb: int | None = None, exact_constant: Callable[[np.ndarray], bool] = lambda array: False):
         self.tape = Tape(framework=f"jax {jax.__version__}")
+        self.uncertain = False
         self._perturb = None if perturb is None else np.random.default_rng(perturb)
         self._exact_constant = exact_constant
         self._constants: dict[Any, _Cell] = {}
@@ -133,6 +134,8 @@ class JaxRecorder:
             return self._while(eqn, twin, inputs, site)
         if name == "scan":
             return self._scan(eqn, twin, inputs, site)
+        if name == "custom_linear_solve":
+            return self._solve(eqn, twin, inputs, site)
         if name == "shard_map" and _one_device(params):
             return self._run(*inner("jaxpr"), inputs, site)
         for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
@@ -140,6 +143,14 @@ class JaxRecorder:
             if not whole and len(_opened(params[key])[0].invars) == len(inputs):
                 return self._run(*inner(key), inputs, site)
         return self._apply(eqn, inputs, site)
+
+    def _solve(self, eqn: Any, twin: Any, inputs: list[_Cell], site: Site) -> list[_Cell]:
+        lengths, jaxprs = eqn.params["const_lengths"], eqn.params["jaxprs"]
+        before = lengths.matvec + lengths.vecmat
+        total = before + lengths.solve + lengths.transpose_solve
+        better = twin.params["jaxprs"].solve if twin is not None else None
+        given = [*inputs[before : before + lengths.solve], *inputs[total:]]
+        return self._run(jaxprs.solve, better, given, site)
 
     def _while(self, eqn: Any, twin: Any, inputs: list[_Cell], site: Site) -> list[_Cell]:
         p, wide = eqn.params, twin.params if twin is not None else {}
@@ -275,6 +286,7 @@ class JaxRecorder:
             if not exact and not self._exact_constant(base):
                 small = np.asarray(own)
                 base, certain = recover(small if small.dtype == np.float32 else small.astype(np.float64))
+                self.uncertain |= not certain
             moved = moved_constant(base, self._perturb) if base.size == 1 or not certain else base
         elif self._perturb is not None:
             moved = base * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), base.shape))
@@ -305,7 +317,7 @@ class JaxRecorder:
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 _NOWHERE = Site("", "", "", 0)
-_KEPT_WHOLE = {"custom_linear_solve", "reduce", "reduce_window", "scatter", "pallas_call", "shard_map", "custom_root"}
+_KEPT_WHOLE = {"reduce", "reduce_window", "scatter", "pallas_call", "shard_map", "custom_root"}
 
 
 def _opened(closed: Any) -> Any:

@@ -80,6 +80,7 @@ class TorchRecorder(TorchDispatchMode):
         self._phase = "forward"
         self._inside: list[str] = []
         self._forward_sites: dict[int, Site] = {}
+        self.uncertain = False
         self._perturb = None if perturb is None else np.random.default_rng(perturb)
         self._exact_constant = exact_constant
 
@@ -173,7 +174,8 @@ class TorchRecorder(TorchDispatchMode):
 
     def _run_shadow(self, func: Any, given: tuple[Any, Any], written: list[Any], outputs: list[Any]) -> bool:
         try:
-            made = _run_wide(func, *given)
+            with _default_dtype(torch.float64):  # what integers and factories become
+                made = _run_wide(func, *given)
         except Exception:  # whatever it is, the operation has no float64 twin: its own result has to do
             for tensor in [*written, *outputs]:
                 self._set_shadow(tensor, tensor.detach())
@@ -302,6 +304,7 @@ class TorchRecorder(TorchDispatchMode):
             if not self._exact_constant(array):
                 narrow = flat.dtype in (torch.float32, torch.complex64)
                 array, certain = recover(array.astype(np.float32) if narrow else array)
+                self.uncertain |= not certain
             if array.size == 1 or not certain:
                 array = moved_constant(array, self._perturb)
         made = torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float64, device=flat.device)
@@ -373,10 +376,6 @@ def _run_wide(func: Any, args: Any, kwargs: Any) -> Any:
     schema = [argument.name for argument in func._schema.arguments]
     if "half_to_float" in schema:
         args = (*args[:2], False)
-    elif "dtype" in schema and kwargs.get("dtype") is None and len(args) <= schema.index("dtype"):
-        floating = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        if not floating and _makes_floats(name, args):
-            kwargs = {**kwargs, "dtype": torch.float64}
     if name in ("softplus", "softplus_backward"):
         args = _without_cut_off(name, args)
     if name in ("mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"):
@@ -398,12 +397,14 @@ def _without_cut_off(name: str, args: Any) -> Any:
     return tuple(given)
 
 
-def _makes_floats(name: str, args: Any) -> bool:
-    """Whether a factory that was given no dtype makes floats: ``zeros`` does, ``arange(3)`` does not."""
-    if name in ("arange", "full", "scalar_tensor"):
-        numbers = args[1:] if name == "full" else args
-        return any(isinstance(number, float) for number in numbers)
-    return True
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 _sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # pyright: ignore[reportPrivateImportUsage]

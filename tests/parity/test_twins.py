@@ -36,7 +36,10 @@ def replaced(tree, path, change):
 # --- ports that are right ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "distilbert", "gpt_neo", "vit", "resnet", "bart", "clip", "roberta"])
+RIGHT = ["gpt2", "bert", "distilbert", "gpt_neo", "vit", "resnet", "bart", "clip", "roberta", "llama"]
+
+
+@pytest.mark.parametrize("name", RIGHT)
 def test_a_twin_that_others_wrote_is_the_same_computation(name):
     report = twins.compare_twin(twin(name))
     assert report.verdict in (Verdict.ROUNDING, Verdict.IDENTICAL), str(report)
@@ -141,6 +144,14 @@ def _one_entry_moved(array):
 def _stopped(path):
     def loss(made):
         return lambda params, *batch: made.jax_loss(replaced(params, path, jax.lax.stop_gradient), *batch)
+
+    return loss
+
+
+def _half_stopped(made):
+    def loss(params, *batch):
+        out = made.jax_output(params, *batch[:-1])
+        return made.scalar(out / 2 + jax.lax.stop_gradient(out / 2), batch[-1])
 
     return loss
 
@@ -318,6 +329,28 @@ FAULTS = [
         "vit.encoder.layer.1.attention.attention.key",
         loss=_stopped("vit/encoder/layer/1/attention/attention/key/kernel"),
         scatter=0.05,
+    ),
+    Fault(
+        "half the gradient",
+        "gpt2",
+        "gradient",
+        "",
+        loss=_half_stopped,
+        scatter=0.05,
+    ),
+    Fault(
+        "no gradient for one kernel, where constants are rounded",
+        "llama",
+        "gradient",
+        "model.layers.0.mlp.up_proj",
+        loss=_stopped("model/layers/0/mlp/up_proj/kernel"),
+    ),
+    Fault(
+        "gelu for silu, where constants are rounded",
+        "llama",
+        "forward",
+        "model.layers.0.mlp.act_fn",
+        port={"hidden_act": "gelu"},
     ),
     Fault(
         "half the loss",
