@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jaxgrad.parity.align import Alignment, judged
+from jaxgrad.parity.align import Alignment, judged, says_little
 from jaxgrad.parity.fingerprints import separation
 from jaxgrad.parity.tape import Op, Tape
 from jaxgrad.report.values import Site
@@ -57,20 +57,28 @@ def _upstream(tape: Tape, starts: Iterable[int], through: Callable[[int], bool])
 def _lost(tape: Tape, wrong: Iterable[int], is_found: Callable[[int], bool], backward: bool = False) -> set[int]:
     """The values from which a wrong root is computed through values none of which was found.
 
-    Where only gradients are wrong (``backward``), no forward value is lost: all of them led to the right loss.
+    Where only gradients are wrong (``backward``), a forward value from which a found one is computed led to the right
+    loss, and is not lost; unless that one says little: a factor of zero hides what it multiplies.
     """
 
     def missing(i: int) -> bool:
         number = tape.values[i].op
         if number is None or not judged(tape.values[i]) or is_found(i):
             return False
-        if backward and tape.ops[number].stage != "gradient":
-            return False
         # What a kernel returns beside its result (a log-sum-exp) is its own affair, if the result was found.
         result = tape.ops[number].outputs[0]
         return i == result or not is_found(result)
 
-    return _upstream(tape, wrong, missing)
+    lost = _upstream(tape, wrong, missing)
+    if not backward:
+        return lost
+    rejoining: list[int] = []
+    for op in tape.ops:
+        shown = [i for i in op.outputs if judged(tape.values[i]) and is_found(i) and not says_little(tape.values[i])]
+        if shown and op.stage != "gradient":
+            rejoining += op.inputs
+    excused = _upstream(tape, rejoining, missing)
+    return lost - {i for i in excused if tape.ops[tape.values[i].op or 0].stage != "gradient"}
 
 
 def part(torch: Tape, jax: Tape, alignment: Alignment, wrong: list[tuple[int, int | None]]) -> list[Parting]:

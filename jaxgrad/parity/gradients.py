@@ -151,10 +151,12 @@ def _one_to_one(group: Group, torch: Side, jax: Side, found: GradientMatch, shuf
             path = max(fitting, key=lambda path: (likeness(name, path), -_agree(torch, name, jax, path, shuffled)[1]))
             left.remove(path)
             found.wrong.append((name, path, _agree(torch, name, jax, path, shuffled)[1]))
-        elif torch.moves(name) and not (added := _added(name, group, torch, jax)):
-            found.only_torch.append(name)
         elif torch.moves(name):
-            found.notes.append(f"JAX's {added} is taken for a sum of which torch's {name} is one part")
+            added = _added(name, group, torch, jax)
+            if added is None:
+                found.only_torch.append(name)
+            else:
+                found.notes.append(f"JAX's {added} is taken for a sum of which torch's {name} is one part")
     found.only_jax += [path for path in left if jax.moves(path)]
 
 

@@ -73,12 +73,17 @@ FAULTS = [
     # ... precision
     Fault("classifier", "bfloat16 matmul", "forward", ("second",), "narrow"),
     Fault("classifier", "float16 activation", "forward", ("relu", "drop", "head")),
+    Fault("classifier", "torch in float64", "forward", ("first",)),
+    Fault("classifier", "data of its own", "input", HERE),
     # residual blocks as they begin
     Fault("residual", "norm after the sum", "forward", ("blocks.0.norm", "blocks.0.up")),
     Fault("residual", "one block twice", "forward", ("blocks.1.norm", "blocks.1.up")),
     Fault("residual", "bias in reverse", "gradient", ("blocks.0.down",)),
     Fault("residual", "scale before the last norm", "forward", ("norm",), "3.0 * x"),
     Fault("residual_behind_zeros", "relu behind gamma", "forward", ("blocks.1.act",), "relu behind gamma"),
+    Fault("bias_free", "bias of zeros before the norm", "params", HERE),
+    Fault("bias_free", "bias of zeros before the scale", "params", HERE),
+    Fault("one_bias_for_two", "trained", "update", ("", "left", "right")),
     # tied weights
     Fault("autoencoder", "decoder's kernel stopped", "gradient", ("", "encoder")),
     Fault("autoencoder", "encoder without its bias", "forward", ("encoder",), "x @ kernel"),
@@ -175,6 +180,7 @@ FAULTS = [
     Fault("attention", "gradient of the scores stopped", "gradient", HERE),
     Fault("multihead", "scale left out", "forward", HERE),
     Fault("multihead", "key padding ignored", "input", HERE),
+    Fault("multihead", "value bias in reverse", "gradient", HERE),
     # language and positions
     Fault("language_model", "positions off by one", "forward", ("places",), 'p["places.weight"][places]'),
     Fault("language_model", "positions left out", "forward", ("places",)),
@@ -214,6 +220,13 @@ FAULTS = [
     Fault("stacked_layers", "one layer fewer", "forward", ("layers.2", "")),
     Fault("in_place", "column doubled after the sum", "forward", HERE, ".at[:, 1:3].add(h[:, :1])"),
     Fault("in_place", "clamped from above", "forward", HERE, "jnp.minimum(h, 1.5)"),
+    # hard on numbers
+    Fault("bytes_as_pixels", "divided by 256", "forward", ("", "body")),
+    Fault("bytes_as_pixels", "not standardised", "forward", ("", "body")),
+    Fault("vanishing_gradients", "a layer more", "loss", HERE),
+    Fault("chaotic_map", "a step more", "loss", HERE),
+    Fault("gaussian_process", "half the determinant", "forward", HERE, "half * "),
+    Fault("gaussian_process", "triangle for the whole", "forward", HERE),
     # other libraries
     Fault("equinox", "activation", "forward", ("1", "2")),
     Fault("equinox", "a layer with its kernel transposed", "forward", ("2",)),
@@ -228,6 +241,8 @@ INCONCLUSIVE = [
     ("classifier", "dropout left on", ("dropout", "JAX side", "deterministic=True")),
     ("classifier", "torch's dropout left on", ("dropout", "torch side", "in drop", "module.eval()")),
     ("classifier", "not a number", ("NaN", "one side", "JAX")),
+    ("chaotic_map", "sixty steps", ("rounding",)),
+    ("chaotic_map", "sixty steps, and one more in the port", ("rounding",)),
     ("norm_at_zero", "not a number at zero", ("NaN", "one side", "JAX", "gradient of ['weight']")),
     ("batch_norm_tracked", "statistics not updated", ("batch statistics", "norm.running_mean")),
     ("batch_norm_tracked", "momentum", ("batch statistics", "norm.running_mean")),
@@ -237,6 +252,7 @@ INCONCLUSIVE = [
 PRECISION = [
     ("classifier", "bfloat16 matmul"),
     ("classifier", "float16 activation"),
+    ("classifier", "torch in float64"),
     ("bfloat16_weights", "float32 inside"),
     ("flax_norm", "default variance"),
 ]

@@ -103,6 +103,8 @@ CLASSIFIER_FAULTS = (
     "not a number",
     "weight decay in the loss",
     "temperature",
+    "data of its own",
+    "torch in float64",
 )
 
 
@@ -112,6 +114,7 @@ CLASSIFIER_SAME = (
     "logits shifted by a constant",
     "label picked by one-hot",
     "jit inside",
+    "parameters in float64 NumPy",
 )
 
 
@@ -130,6 +133,8 @@ def classifier(fault: str) -> Programs:
         params["second.weight"] = params_of(fresh(Classifier(), seed=1))["second.weight"]
     elif fault == "one entry perturbed":
         params["second.weight"] = params["second.weight"].at[3, 4].multiply(1 + 1e-6)
+    elif fault == "parameters in float64 NumPy":  # which both sides cut to float32
+        params = {name: np.asarray(p, np.float64) * (1 + 2.0**-30) for name, p in params.items()}
     elif fault == "kernel leaf transposed by a reshape":
         params["first.weight"] = params["first.weight"].T.reshape(8, 4)
 
@@ -174,7 +179,10 @@ def classifier(fault: str) -> Programs:
             h = jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, h.shape), h / 0.5, 0.0)
         return linear(p, "head", h)
 
+    own = jnp.asarray(x)
+
     def loss(p, x, y):
+        x = own if fault == "data of its own" else x
         z = jax.jit(logits)(p, x) if fault == "jit inside" else logits(p, x)
         if fault == "logits shifted by a constant":
             z = z + 5.0
@@ -200,11 +208,11 @@ def classifier(fault: str) -> Programs:
             return cross_entropy(z / 1.01, y)
         return cross_entropy(z, y)
 
-    return (
-        TorchProgram(module, lambda module, x, y: F.cross_entropy(module(x), y)),
-        JaxProgram(params, loss),
-        [(x, y)],
-    )
+    if fault == "torch in float64":
+        ours = TorchProgram(module.double(), lambda module, x, y: F.cross_entropy(module(x.double()), y))
+    else:
+        ours = TorchProgram(module, lambda module, x, y: F.cross_entropy(module(x), y))
+    return ours, JaxProgram(params, loss), [(x, y)]
 
 
 # --- residual blocks, as they begin: gammas of one or zero, biases of zero --------------------------------------------
@@ -275,6 +283,68 @@ def residual(fault: str) -> Programs:
 @port("relu behind gamma")
 def residual_behind_zeros(fault: str) -> Programs:
     return _residual(fault, 0.0)
+
+
+class BiasFree(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inlet = torch.nn.Linear(4, 8, bias=False)
+        self.norm = torch.nn.LayerNorm(8)
+        self.scale = torch.nn.BatchNorm1d(8, affine=False)
+        self.head = torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.scale(torch.tanh(self.norm(self.inlet(x)))))
+
+
+@port("bias of zeros before the norm", "bias of zeros before the scale")
+def bias_free(fault: str) -> Programs:
+    """Layers without a bias beside other leaves and buffers of zeros, for which a bias too many might be taken."""
+    torch.manual_seed(0)
+    module = BiasFree().eval()
+    params = params_of(module)
+    if fault:
+        params["extra"] = jnp.zeros(8)
+
+    def loss(p, x):
+        h = x @ p["inlet.weight"].T
+        h = h + p["extra"][None] if fault == "bias of zeros before the norm" else h
+        h = jnp.tanh(layer_norm(p, "norm", h))
+        h = h + p["extra"][None] if fault == "bias of zeros before the scale" else h
+        return jnp.mean(linear(p, "head", h / math.sqrt(1 + 1e-5)) ** 2)
+
+    return TorchProgram(module, lambda m, x: (m(x) ** 2).mean()), JaxProgram(params, loss), [(normal(6, 4),)]
+
+
+class TwoInlets(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = torch.nn.Linear(4, 8), torch.nn.Linear(4, 8)
+        for each in (self.left, self.right):
+            torch.nn.init.zeros_(each.bias)
+
+    def forward(self, x, y):
+        return torch.tanh(self.left(x) + self.right(y))
+
+
+@port("trained", same=("both biases",))
+def one_bias_for_two(fault: str) -> Programs:
+    """The same function of x; but a step moves the sum of torch's two biases twice as far as the port's one."""
+    torch.manual_seed(0)
+    module = TwoInlets()
+    params = params_of(module)
+    if fault != "both biases":
+        params["bias"] = params.pop("left.bias") + params.pop("right.bias")
+
+    def loss(p, x, y):
+        bias = p["bias"] if "bias" in p else p["left.bias"] + p["right.bias"]
+        return jnp.mean(jnp.tanh(x @ p["left.weight"].T + y @ p["right.weight"].T + bias[None]) ** 2)
+
+    ours = TorchProgram(module, lambda m, x, y: (m(x, y) ** 2).mean())
+    theirs = JaxProgram(params, loss)
+    if fault:
+        ours.optimizer, theirs.optimizer = torch.optim.SGD(module.parameters(), lr=0.1), optax.sgd(0.1)
+    return ours, theirs, [(normal(6, 4), normal(6, 4, seed=1))]
 
 
 # --- tied weights -----------------------------------------------------------------------------------------------------

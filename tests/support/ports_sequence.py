@@ -308,7 +308,7 @@ def rotary(fault: str) -> Programs:
 # --- torch's own attention module, as it begins -----------------------------------------------------------------------
 
 
-@port("key padding ignored", "scale left out")
+@port("key padding ignored", "scale left out", "value bias in reverse")
 def multihead(fault: str) -> Programs:
     """``torch.nn.MultiheadAttention`` with its biases of zero, against a port with leaves for q, k and v each."""
     torch.manual_seed(0)
@@ -321,6 +321,8 @@ def multihead(fault: str) -> Programs:
         return x @ p["kernel"] + p["bias"][None, None]
 
     def loss(p, x, padded):
+        if fault == "value bias in reverse":
+            p = {**p, "v": {**p["v"], "bias": p["v"]["bias"][::-1]}}
         q, k, v = (dense(p[n], x).reshape(ROWS, LENGTH, HEADS, WIDTH // HEADS).transpose(0, 2, 1, 3) for n in "qkv")
         scores = q @ k.swapaxes(-1, -2) / (1.0 if fault == "scale left out" else math.sqrt(WIDTH // HEADS))
         if fault != "key padding ignored":

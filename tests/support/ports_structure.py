@@ -48,7 +48,7 @@ def checkpointed(fault: str) -> Programs:
     return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
 
 
-@port()
+@port(same=("reentrant",))
 def checkpointed_in_torch(fault: str) -> Programs:
     """torch recomputes the layers in its backward pass; the port keeps everything."""
     from torch.utils.checkpoint import checkpoint
@@ -56,7 +56,8 @@ def checkpointed_in_torch(fault: str) -> Programs:
     module = fresh(Chain())
 
     def torch_loss(m, x):
-        return (checkpoint(m, x, use_reentrant=False) ** 2).mean()
+        x = x.requires_grad_(fault == "reentrant")
+        return (checkpoint(m, x, use_reentrant=fault == "reentrant") ** 2).mean()
 
     def loss(p, x):
         for layer in "012":
@@ -348,3 +349,111 @@ def in_place(fault: str) -> Programs:
         return jnp.mean(jax.nn.relu(h) ** 2)
 
     return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+# --- what is hard on numbers ------------------------------------------------------------------------------------------
+
+
+class Bytes(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.body((x / 255 - 0.5) / 0.25)
+
+
+@port("divided by 256", "not standardised")
+def bytes_as_pixels(fault: str) -> Programs:
+    module = fresh(Bytes())
+
+    def loss(p, x):
+        x = x / (256 if fault == "divided by 256" else 255)
+        x = x if fault == "not standardised" else (x - 0.5) / 0.25
+        return jnp.mean(linear(p, "body", x) ** 2)
+
+    x = np.random.default_rng(0).integers(0, 256, size=(6, 4)).astype(np.uint8)
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(x,)]
+
+
+class Vanishing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        for _ in range(40):
+            x = torch.tanh(self.body(x))
+        return x
+
+
+@port("a layer more")
+def vanishing_gradients(fault: str) -> Programs:
+    """Slopes that fall below the smallest normal float32 on the way, which XLA takes for zero."""
+    module = fresh(Vanishing())
+    with torch.no_grad():
+        module.body.weight *= 0.1
+
+    def loss(p, x):
+        length = 41 if fault == "a layer more" else 40
+        return jnp.mean(jax.lax.scan(lambda h, _: (jnp.tanh(linear(p, "body", h)), None), x, None, length)[0] ** 2)
+
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+class Logistic(torch.nn.Module):
+    def __init__(self, steps):
+        super().__init__()
+        self.rate = torch.nn.Parameter(torch.tensor(3.9))
+        self.steps = steps
+
+    def forward(self, x):
+        for _ in range(self.steps):
+            x = self.rate * x * (1 - x)
+        return x
+
+
+@port("a step more", "sixty steps", "sixty steps, and one more in the port")
+def chaotic_map(fault: str) -> Programs:
+    """A map that doubles each difference: after some fifty steps rounding is as large as the values themselves."""
+    steps = 60 if "sixty" in fault else 8
+    module = Logistic(steps)
+
+    def loss(p, x):
+        for _ in range(steps + ("more" in fault)):
+            x = p["rate"] * x - p["rate"] * x * x
+        return jnp.mean(x**2)
+
+    x = np.random.default_rng(0).uniform(0.2, 0.8, size=6).astype(np.float32)
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(x,)]
+
+
+class Kernel(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        covariance = self.body.weight @ self.body.weight.T + torch.eye(4)
+        return torch.logdet(covariance) + (torch.linalg.solve(covariance, (x - self.body.bias).T) ** 2).mean()
+
+
+@port("half the determinant", "triangle for the whole", same=("by cholesky", "by the inverse"))
+def gaussian_process(fault: str) -> Programs:
+    module = fresh(Kernel())
+
+    def loss(p, x):
+        covariance = p["body.weight"] @ p["body.weight"].T + jnp.eye(4)
+        data = (x - p["body.bias"][None]).T
+        if fault == "by cholesky":
+            factor = jnp.linalg.cholesky(covariance)
+            found = jax.scipy.linalg.cho_solve((factor, True), data)
+            return 2 * jnp.log(jnp.diag(factor)).sum() + jnp.mean(found**2)
+        if fault == "by the inverse":
+            found = jnp.linalg.inv(covariance) @ data
+        else:
+            found = jnp.linalg.solve(jnp.tril(covariance) if fault == "triangle for the whole" else covariance, data)
+        half = 0.5 if fault == "half the determinant" else 1.0
+        return half * jnp.linalg.slogdet(covariance)[1] + jnp.mean(found**2)
+
+    return TorchProgram(module, lambda m, x: m(x)), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
