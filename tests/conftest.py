@@ -11,6 +11,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+collect_ignore = ["support"]  # what the tests share is no test
+
 
 @pytest.fixture(scope="session")
 def torch():

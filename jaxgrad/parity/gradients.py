@@ -36,7 +36,8 @@ class Side:
             return 0.0
         moved = self.moved.get(name)
         noise = float(np.abs(moved - self.gradients[name]).max(initial=0.0)) if moved is not None else 0.0
-        return shadow_distance(self.tape.values[index].summary.scale, noise)
+        scale = max(self.tape.values[index].summary.scale, float(np.abs(self.gradients[name]).max(initial=0.0)))
+        return shadow_distance(scale, noise)
 
     def moves(self, name: str) -> bool:
         """Whether the gradient is more than the noise around zero."""
@@ -93,8 +94,6 @@ def compare_gradients(match: LeafMatch, torch: Side, jax: Side, losses_agree: bo
 def _some_layout_is_shuffled(match: LeafMatch, torch: Side, jax: Side) -> bool:
     """Whether some parameter has its entries in an order that no order of axes explains: gates, interleaved heads."""
     for group in match.groups:
-        if group.how == "joined":
-            return True
         if group.how == "same" and len(group.torch) == 1:
             ours, theirs = torch.values[group.torch[0]], jax.values[group.jax[0]]
             moved = (
@@ -142,7 +141,7 @@ def _one_to_one(group: Group, torch: Side, jax: Side, found: GradientMatch, shuf
         found.notes.append(
             f"{', '.join(group.torch[:3])}{more} start from equal entries: which is which was told by their gradients"
         )
-    if group.how == "constant" and _same_together(unsettled, left, torch, jax):
+    if group.how == "constant" and _same_together(unsettled, left, torch, jax, shuffled):
         found.same_bits &= not unsettled
         return
     for name in unsettled:
@@ -182,19 +181,45 @@ def _by_size(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None
     found.only_jax += [path for path in paths if jax.moves(path)]
 
 
-def _same_together(names: list[str], paths: list[str], torch: Side, jax: Side) -> bool:
-    """Whether leaves of one number, cut otherwise on the two sides, have the same gradients taken together."""
+def _same_together(names: list[str], paths: list[str], torch: Side, jax: Side, shuffled: bool) -> bool:
+    """Whether leaves of one number, cut otherwise on the two sides, have the same gradients, piece by piece."""
     if not names and not paths:
         return True
     sizes = [sum(side.values[each].size for each in some) for side, some in ((torch, names), (jax, paths))]
     if not names or not paths or sizes[0] != sizes[1] or len(names) == len(paths):
         return False
-    ours, theirs = (
-        np.sort(np.concatenate([side.slopes(each).ravel() for each in some]))
-        for side, some in ((torch, names), (jax, paths))
-    )
+    ours = [torch.slopes(name).ravel() for name in names]
+    theirs = [jax.slopes(path).ravel() for path in paths]
     distance = max(*(torch.distance(name) for name in names), *(jax.distance(path) for path in paths))
-    return bool((np.abs(ours - theirs) <= distance).all())
+    wholes, pieces = (ours, theirs) if len(ours) < len(theirs) else (theirs, ours)
+    if _cut(wholes, pieces, distance):
+        return True
+    one, other = np.sort(np.concatenate(ours)), np.sort(np.concatenate(theirs))
+    return shuffled and bool((np.abs(one - other) <= distance).all())
+
+
+def _cut(wholes: list[np.ndarray], pieces: list[np.ndarray], distance: float) -> bool:
+    """Whether each piece lies in one of the wholes in its own order, and together they fill them."""
+    free = {
+        (number, start, piece.size)
+        for number, whole in enumerate(wholes)
+        for piece in pieces
+        for start in range(0, whole.size - piece.size + 1, piece.size)
+    }
+    for piece in pieces:
+        here = next(
+            (
+                (number, start, size)
+                for number, start, size in sorted(free)
+                if size == piece.size and (np.abs(wholes[number][start : start + size] - piece) <= distance).all()
+            ),
+            None,
+        )
+        if here is None:
+            return False
+        number, first, size = here
+        free = {each for each in free if each[0] != number or each[1] + each[2] <= first or each[1] >= first + size}
+    return True
 
 
 def _in_order(values: np.ndarray, slopes: np.ndarray, like: np.ndarray) -> np.ndarray:

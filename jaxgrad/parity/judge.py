@@ -12,7 +12,7 @@ from jaxgrad.parity.divergence import Parting, part, site_in
 from jaxgrad.parity.gradients import GradientMatch, Side, compare_gradients
 from jaxgrad.parity.leaves import LeafMatch, closest
 from jaxgrad.parity.precision import first_precision_loss
-from jaxgrad.parity.rounding import unit
+from jaxgrad.parity.rounding import MOST_NOISE, unit
 from jaxgrad.parity.tape import Op, Tape, Value
 from jaxgrad.report.values import Divergence, Rounding, Site
 
@@ -72,6 +72,7 @@ def judge_step(
         "forward": coverage(torch.tape, alignment, ("forward", "loss")),
         "backward": coverage(torch.tape, alignment, ("gradient",)),
     }
+    _doubt_amplified(torch.tape, jax.tape, found)
     gradients = compare_gradients(match, torch, jax, bool(alignment.partners.get(torch.tape.loss)))
     _judge_leaves(step, match, gradients, torch, jax, found)
     if not found.wrong:
@@ -82,6 +83,17 @@ def judge_step(
     found.rounding = _largest_rounding(torch.tape, jax.tape, alignment)
     found.same_bits = gradients.same_bits and np.float64(losses[0]).tobytes() == np.float64(losses[1]).tobytes()
     return found
+
+
+def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
+    """A program that makes rounding as large as its values agrees with anything, and with nothing."""
+    for side, tape in (("torch", torch), ("JAX", jax)):
+        loss = tape.values[tape.loss].summary
+        if 8 * loss.noise > MOST_NOISE * loss.scale:
+            found.doubts.append(
+                f"the rounding of what the programs were given moves {side}'s loss by {loss.noise / loss.scale:.1g} "
+                "of its size: nothing closer can be told"
+            )
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------

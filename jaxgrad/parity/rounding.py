@@ -17,6 +17,12 @@ gelu by tanh for an exact one stands at 1e9 units and more. The factor of 80 abo
 models.
 """
 
+MOST_NOISE = 1e-5
+"""So much of its scale may rounded constants move a value; beyond it the program amplifies rounding beyond use.
+
+Half a float32 unit is 6e-8 of one constant; the room above it is for many of them and for growth on the way.
+"""
+
 _EPS64 = 2.0**-52
 
 
@@ -74,7 +80,7 @@ def operand_scale(kind: str, operands: Sequence[Operand], largest: float, size: 
 
 def shadow_distance(scale: float, noise: float = 0.0) -> float:
     """How far apart the float64 shadows of one quantity may be on two sides."""
-    return SHADOW_UNITS * _EPS64 * scale + 8 * noise
+    return SHADOW_UNITS * _EPS64 * scale + min(8 * noise, MOST_NOISE * scale)
 
 
 _FORMATS = {

@@ -51,6 +51,27 @@ def kept(program: TorchProgram) -> Iterator[None]:
             program.scheduler.load_state_dict(schedule)
 
 
+@contextmanager
+def _others_kept(loss: torch.Tensor, own: set[int]) -> Iterator[None]:
+    """Keep the gradients of leaves that are not the module's: of a second module that the loss reads, say."""
+    leaves, seen, stack = [], set(), [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        stack += [above for above, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, torch.Tensor) and id(leaf) not in own:
+            leaves.append((leaf, leaf.grad))
+            leaf.grad = None
+    try:
+        yield
+    finally:
+        for leaf, grad in leaves:
+            leaf.grad = grad
+
+
 class TorchRun:
     """The steps of one torch program; use inside ``kept``."""
 
@@ -88,8 +109,9 @@ class TorchRun:
                 raise ProgramError(f"compare: the torch loss raised {type(error).__name__}: {error}") from error
         self._check_loss(loss)
         with self.recorder.recording("backward"):
-            try:  # other leaves that the loss reads, a second module's, keep their gradients
-                torch.autograd.backward(loss, inputs=list(self.parameters.values()))
+            try:
+                with _others_kept(loss, set(map(id, self.parameters.values()))):
+                    loss.backward()
             except Exception as error:
                 message = f"compare: torch's backward pass raised {type(error).__name__}: {error}"
                 raise ProgramError(message) from error

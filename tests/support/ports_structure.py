@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -387,7 +388,7 @@ class Vanishing(torch.nn.Module):
         return x
 
 
-@port("a layer more")
+@port("kernel transposed")
 def vanishing_gradients(fault: str) -> Programs:
     """Slopes that fall below the smallest normal float32 on the way, which XLA takes for zero."""
     module = fresh(Vanishing())
@@ -395,37 +396,37 @@ def vanishing_gradients(fault: str) -> Programs:
         module.body.weight *= 0.1
 
     def loss(p, x):
-        length = 41 if fault == "a layer more" else 40
-        return jnp.mean(jax.lax.scan(lambda h, _: (jnp.tanh(linear(p, "body", h)), None), x, None, length)[0] ** 2)
+        if fault == "kernel transposed":
+            p = {**p, "body.weight": p["body.weight"].T}
+        return jnp.mean(jax.lax.scan(lambda h, _: (jnp.tanh(linear(p, "body", h)), None), x, None, 40)[0] ** 2)
 
     return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
 
 
-class Logistic(torch.nn.Module):
+class Iterated(torch.nn.Module):
     def __init__(self, steps):
         super().__init__()
-        self.rate = torch.nn.Parameter(torch.tensor(3.9))
+        self.rate = torch.nn.Parameter(torch.tensor(50.0))
         self.steps = steps
 
     def forward(self, x):
         for _ in range(self.steps):
-            x = self.rate * x * (1 - x)
+            x = torch.sin(self.rate * x)
         return x
 
 
-@port("a step more", "sixty steps", "sixty steps, and one more in the port")
+@port("a step more", "twelve steps", "twelve steps, and one more in the port")
 def chaotic_map(fault: str) -> Programs:
-    """A map that doubles each difference: after some fifty steps rounding is as large as the values themselves."""
-    steps = 60 if "sixty" in fault else 8
-    module = Logistic(steps)
+    """A map that makes each difference up to 50 times larger: after ten steps rounding is as large as the values."""
+    steps = 12 if "twelve" in fault else 2
+    module = Iterated(steps)
 
     def loss(p, x):
         for _ in range(steps + ("more" in fault)):
-            x = p["rate"] * x - p["rate"] * x * x
+            x = jnp.cos(p["rate"] * x - math.pi / 2)
         return jnp.mean(x**2)
 
-    x = np.random.default_rng(0).uniform(0.2, 0.8, size=6).astype(np.float32)
-    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(x,)]
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6),)]
 
 
 class Kernel(torch.nn.Module):
