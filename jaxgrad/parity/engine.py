@@ -94,7 +94,7 @@ class _Comparison:
         theirs = {p: np.asarray(jnp.asarray(a)).astype(np.float64) for p, a in self.split.named()}
         self._bags["torch"] = {bag(each) for each in torch_run.tables()}
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
-        jax_run = JaxRun(self.jax_program, self.split, match.sums(ours, theirs))
+        jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))
         steps: list[StepOutcome] = []
         losses: list[tuple[float, float]] = []
         for number, (batch, arrays) in enumerate(zip(self.batches, self.arrays, strict=True), start=1):

@@ -144,6 +144,13 @@ def _one_to_one(group: Group, torch: Side, jax: Side, found: GradientMatch, shuf
     if group.how == "constant" and _same_together(unsettled, left, torch, jax, shuffled):
         found.same_bits &= not unsettled
         return
+    if unsettled and left and len(unsettled) != len(left):
+        sizes = [sum(side.values[each].size for each in some) for side, some in ((torch, unsettled), (jax, left))]
+        if sizes[0] == sizes[1]:  # cut otherwise on the two sides, and the pieces do not agree
+            slopes = [*(torch.slopes(name) for name in unsettled), *(jax.slopes(path) for path in left)]
+            largest = max(float(np.abs(each).max(initial=0.0)) for each in slopes)
+            found.wrong.append((unsettled[0], left[0], _relative(largest, slopes)))
+            return
     for name in unsettled:
         fitting = [path for path in left if jax.values[path].size == torch.values[name].size]
         if fitting:
@@ -224,8 +231,9 @@ def _cut(wholes: list[np.ndarray], pieces: list[np.ndarray], distance: float) ->
 
 def _in_order(values: np.ndarray, slopes: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Slopes in the order in which ``like`` holds the parameter's entries."""
-    if values.shape == like.shape and np.array_equal(values, like):
-        return slopes
+    for axes in layouts(values.shape, like.shape):
+        if np.array_equal(values.transpose(axes) if axes is not None else values.reshape(like.shape), like):
+            return slopes.transpose(axes) if axes is not None else slopes.reshape(like.shape)
     order = np.empty(like.size, np.int64)
     order[np.argsort(like, axis=None, kind="stable")] = np.argsort(values, axis=None, kind="stable")
     return slopes.ravel()[order].reshape(like.shape)

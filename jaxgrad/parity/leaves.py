@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxgrad.errors import InputError
 from jaxgrad.parity.entries import EntryMap, map_entries, related, strangers
+from jaxgrad.parity.fingerprints import BLOCK
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters by path, in float64."""
@@ -69,13 +70,19 @@ def bag(array: np.ndarray) -> tuple[int, int, int]:
 
     The entries' bits are mixed and added up, with the constants of the SplitMix64 generator.
     """
-    flat = np.asarray(array, np.float64).reshape(-1) + 0.0  # + 0.0 makes -0 the same as 0
+    flat = np.asarray(array, np.float64).reshape(-1)
+    first = second = 0
     with np.errstate(over="ignore"):
-        bits = flat.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        bits ^= bits >> np.uint64(31)
-        return flat.size, int(bits.sum()), int((bits * bits).sum())
+        for start in range(0, flat.size, BLOCK):
+            bits = (flat[start : start + BLOCK] + 0.0).view(np.uint64)  # + 0.0 makes -0 the same as 0
+            bits += np.uint64(0x9E3779B97F4A7C15)
+            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+                bits ^= bits >> np.uint64(shift)
+                bits *= np.uint64(factor)
+            bits ^= bits >> np.uint64(31)
+            first += int(bits.sum())
+            second += int((bits * bits).sum())
+    return flat.size, first % 2**64, second % 2**64
 
 
 def is_constant(array: np.ndarray) -> bool:
@@ -152,7 +159,10 @@ def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch,
     for name, each in kept.items():
         key = bag(each)
         alike = [path for path in jax if keys[path] == key and path not in frozen]
-        if len(alike) > trained.count(key):  # more than torch trains
+        if is_constant(each):  # a fresh statistic is all zeros or ones, as other leaves are: then its name must say so
+            alike = [path for path in alike if likeness(name, path)]
+        others = sum(keys[path] == key and path not in frozen for path in jax)
+        if alike and others > trained.count(key):  # more than torch trains
             frozen[max(alike, key=lambda path: likeness(name, path))] = name
     match = match_leaves(torch, {path: each for path, each in jax.items() if path not in frozen})
     if match.only_torch and match.only_jax and not match.broken:

@@ -69,6 +69,12 @@ def judge_update(
                 left.remove(same[0])
             elif held:
                 unsettled.append(name)
+            else:  # one leaf holds the sum of two, and moves as one of them
+                moved = float(np.abs(ours[name]).max(initial=0.0))
+                size = layout[0][name].size
+                path = next((path for path in group.jax if layout[1][path].size == size), None)
+                if path is not None and moved > distance[name]:
+                    differ(name, path, moved)
         for name in unsettled:
             fitting = [path for path in left if layout[1][path].size == layout[0][name].size]
             if fitting:

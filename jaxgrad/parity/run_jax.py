@@ -63,8 +63,8 @@ class JaxRun:
             )
         try:
             with jax.enable_x64(True):
-                wide = [jnp.asarray(each, jnp.float64) for each in self.wide]
-                inputs = [jnp.asarray(np.asarray(a), np.float64 if _floating(a) else a.dtype) for a in arrays]
+                wide = [jax.ShapeDtypeStruct(each.shape, jnp.float64) for each in self.wide]
+                inputs = [jax.ShapeDtypeStruct(a.shape, jnp.float64 if _floating(a) else a.dtype) for a in arrays]
                 better = jax.make_jaxpr(step)(wide, *inputs)
         except Exception:  # the program insists on its own precision; its literals are recovered one by one
             better = None
@@ -110,7 +110,8 @@ class JaxRun:
         for path, cell in zip(self.split.paths, grads, strict=True):
             tape.gradients[path] = cell.index
             self.gradients[path] = np.asarray(cell.shadows[0])
-            self.own_gradients[path] = np.asarray(cell.own).astype(np.float64)
+            own = np.asarray(cell.own)
+            self.own_gradients[path] = own.astype(np.float32) if own.dtype.itemsize == 2 else own
             self.moved[path] = np.asarray(cell.shadows[-1])
         return tape, recorder.uncertain
 

@@ -125,7 +125,8 @@ class TorchRun:
             tape.gradients[name] = None if parameter.grad is None else self.recorder.index_of(parameter.grad)
             if parameter.grad is not None:
                 self.gradients[name] = self.recorder.shadow_of(parameter.grad)
-                self.own_gradients[name] = parameter.grad.detach().cpu().double().numpy()
+                own = parameter.grad.detach().cpu()
+                self.own_gradients[name] = (own.float() if own.element_size() == 2 else own).numpy()
         return tape
 
     def update(self) -> None:

@@ -181,6 +181,7 @@ class TorchRecorder(TorchDispatchMode):
                 self._set_shadow(tensor, tensor.detach())
             return False
         shadows = [t for t in tree_flatten(made)[0] if isinstance(t, torch.Tensor)]
+        held = {t.untyped_storage()._cdata for t in tree_leaves(given) if isinstance(t, torch.Tensor)}
         same = True
         for tensor, shadow in zip(outputs, shadows, strict=False):
             if any(tensor is w for w in written):
@@ -188,7 +189,7 @@ class TorchRecorder(TorchDispatchMode):
             if shadow.shape != tensor.shape:
                 same = same and not tensor.is_floating_point()  # a workspace of bytes has no meaning to others
                 shadow = tensor.detach()
-            self._set_shadow(tensor, shadow)
+            self._set_shadow(tensor, shadow, shadow.untyped_storage()._cdata not in held)
         return same and len(shadows) == len(outputs)
 
     def _look(self, func: Any, read: list[Any], inputs: list[int], outputs: list[Any], site: Site, stage: str) -> None:
@@ -327,8 +328,8 @@ class TorchRecorder(TorchDispatchMode):
         view = view.conj() if tensor.is_conj() else view
         return view.neg() if tensor.is_neg() else view
 
-    def _set_shadow(self, tensor: torch.Tensor, shadow: torch.Tensor) -> None:
-        """Give a tensor that was just made its shadow, in the same layout of memory."""
+    def _set_shadow(self, tensor: torch.Tensor, shadow: torch.Tensor, fresh: bool = False) -> None:
+        """Give a tensor that was just made its shadow, in the same layout of memory; a fresh one may be kept itself."""
         storage = tensor.untyped_storage()
         wide = _WIDE.get(tensor.dtype, tensor.dtype)
         known = self._stores.get(storage._cdata)
@@ -336,8 +337,11 @@ class TorchRecorder(TorchDispatchMode):
             self._shadow(tensor).copy_(shadow)
             return
         length = storage.nbytes() // max(tensor.element_size(), 1)
-        flat = torch.zeros(length, dtype=wide, device=tensor.device)
-        torch.as_strided(flat, tensor.size(), tensor.stride(), tensor.storage_offset()).copy_(shadow)
+        if fresh and _laid_out_alike(tensor, shadow, length, wide):
+            flat = torch.as_strided(shadow, (length,), (1,), 0)
+        else:
+            flat = torch.zeros(length, dtype=wide, device=tensor.device)
+            torch.as_strided(flat, tensor.size(), tensor.stride(), tensor.storage_offset()).copy_(shadow)
         self._stores[storage._cdata] = _Store(StorageWeakRef(storage), flat, None)
         if len(self._stores) % 512 == 0:
             self._forget()
@@ -465,6 +469,16 @@ def _overlaps(tensor: torch.Tensor, whole: torch.Tensor) -> bool:
         return any(n > 1 and step == 0 for n, step in zip(each.size(), each.stride(), strict=True))
 
     return repeats(tensor) and not repeats(whole)
+
+
+def _laid_out_alike(tensor: torch.Tensor, shadow: torch.Tensor, length: int, wide: torch.dtype) -> bool:
+    """Whether a shadow lies in its memory as its tensor does, and fills it."""
+    return (
+        (shadow.dtype, shadow.stride(), shadow.storage_offset()) == (wide, tensor.stride(), tensor.storage_offset())
+        and shadow.storage_offset() == 0
+        and _bits(shadow) == _bits(tensor) == (False, False)
+        and shadow.untyped_storage().nbytes() == length * shadow.element_size()
+    )
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
