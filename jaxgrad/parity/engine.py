@@ -27,6 +27,9 @@ from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
 
+ROUNDED = 2.0**-22
+"""A difference below it may come from a constant that float32 holds rounded, by half a unit of 2**-23, and a factor."""
+
 CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
 
 
@@ -119,7 +122,7 @@ class _Comparison:
             right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients, jax_run.moved)
             outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, names))
             near = min(outcome.error, *(each.error for each in outcome.divergences), 1.0)
-            self.may_be_noise |= outcome.wrong and (near < 1e-5 or uncertain or torch_run.recorder.uncertain)
+            self.may_be_noise |= outcome.wrong and (near < ROUNDED or uncertain or torch_run.recorder.uncertain)
             check_inputs(number, arrays, given, tape, names, outcome)
             check_dependence(number, arrays, names, tape, jax_tape, outcome)
             check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)

@@ -227,6 +227,7 @@ FAULTS = [
     Fault("chaotic_map", "a step more", "loss", HERE),
     Fault("gaussian_process", "half the determinant", "forward", HERE, "half * "),
     Fault("gaussian_process", "triangle for the whole", "forward", HERE),
+    Fault("lengths_and_masks", "mask left out", "input", HERE),
     # other libraries
     Fault("equinox", "activation", "forward", ("1", "2")),
     Fault("equinox", "a layer with its kernel transposed", "forward", ("2",)),
@@ -242,6 +243,7 @@ INCONCLUSIVE = [
     ("classifier", "torch's dropout left on", ("dropout", "torch side", "in drop", "module.eval()")),
     ("classifier", "not a number", ("NaN", "one side", "JAX")),
     ("chaotic_map", "twelve steps", ("rounding",)),
+    ("replaced_buffer", "average left out", ("average", "updated")),
     ("chaotic_map", "twelve steps, and one more in the port", ("rounding",)),
     ("norm_at_zero", "not a number at zero", ("NaN", "one side", "JAX", "gradient of ['weight']")),
     ("batch_norm_tracked", "statistics not updated", ("batch statistics", "norm.running_mean")),

@@ -458,3 +458,52 @@ def gaussian_process(fault: str) -> Programs:
         return half * jnp.linalg.slogdet(covariance)[1] + jnp.mean(found**2)
 
     return TorchProgram(module, lambda m, x: m(x)), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+# --- what is beside the parameters ------------------------------------------------------------------------------------
+
+
+class Averaged(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 3)
+        self.register_buffer("average", torch.zeros(3))
+
+    def forward(self, x):
+        h = self.body(x)
+        self.average = 0.9 * self.average + 0.1 * h.detach().mean(0)  # a new tensor takes the buffer's place
+        return h
+
+
+@port("average left out")
+def replaced_buffer(fault: str) -> Programs:
+    module = fresh(Averaged())
+
+    def loss(p, x):
+        h = linear(p, "body", x)
+        if fault != "average left out":
+            _ = 0.9 * jnp.zeros(3) + 0.1 * h.mean(0)
+        return jnp.mean(h**2)
+
+    return TorchProgram(module, _squared), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
+
+
+@port("mask left out", same=("lengths in both",))
+def lengths_and_masks(fault: str) -> Programs:
+    """The batch has lengths, which torch reads, and the mask that says the same, which the port reads."""
+    module = fresh(torch.nn.Linear(4, 3))
+
+    def torch_loss(m, x, lengths, mask):
+        rows = torch.arange(5)[None] < lengths[:, None]
+        return (m(x) ** 2).mean(-1)[rows].mean()
+
+    def loss(p, x, lengths, mask):
+        if fault == "lengths in both":
+            mask = (jnp.arange(5)[None] < lengths[:, None]).astype(jnp.float32)
+        squares = jnp.mean((x @ p["weight"].T + p["bias"][None, None]) ** 2, -1)
+        return squares.mean() if fault == "mask left out" else (squares * mask).sum() / mask.sum()
+
+    lengths = np.array([5, 3])
+    mask = (np.arange(5)[None] < lengths[:, None]).astype(np.float32)
+    batches = [(normal(2, 5, 4), lengths, mask)]
+    return TorchProgram(module, torch_loss), JaxProgram(params_of(module), loss), batches
