@@ -30,6 +30,9 @@ from jaxgrad.report.values import Report, Verdict
 ROUNDED = 2.0**-22
 """A difference below it may come from a constant that float32 holds rounded, by half a unit of 2**-23, and a factor."""
 
+PLAIN = 1e-4
+"""A difference above it is no constant's rounding, whatever the program makes of it."""
+
 CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
 
 
@@ -65,9 +68,14 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
         with kept(torch_program):  # constants that were already rounded: how much do they explain?
             again = comparison.run(perturb=0)
         if again.verdict is not report.verdict:
-            again = replace(again, notes=(*again.notes, CONSTANTS))
-        report = again
+            report = replace(again, notes=(*again.notes, CONSTANTS))
+        elif again.first is not None and again.first.error > PLAIN and _first_error(report) < ROUNDED:
+            report = again  # the first place was such a constant's, the fault is further on
     return report
+
+
+def _first_error(report: Report) -> float:
+    return report.first.error if report.first is not None else 1.0
 
 
 class _Comparison:

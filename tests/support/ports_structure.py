@@ -436,26 +436,20 @@ class Kernel(torch.nn.Module):
 
     def forward(self, x):
         covariance = self.body.weight @ self.body.weight.T + torch.eye(4)
-        return torch.logdet(covariance) + (torch.linalg.solve(covariance, (x - self.body.bias).T) ** 2).mean()
+        return (torch.linalg.solve(covariance, (x - self.body.bias).T) ** 2).mean()
 
 
-@port("half the determinant", "triangle for the whole", same=("by cholesky", "by the inverse"))
-def gaussian_process(fault: str) -> Programs:
+@port("triangle for the whole", same=("by the inverse",))
+def linear_solve(fault: str) -> Programs:
     module = fresh(Kernel())
 
     def loss(p, x):
         covariance = p["body.weight"] @ p["body.weight"].T + jnp.eye(4)
         data = (x - p["body.bias"][None]).T
-        if fault == "by cholesky":
-            factor = jnp.linalg.cholesky(covariance)
-            found = jax.scipy.linalg.cho_solve((factor, True), data)
-            return 2 * jnp.log(jnp.diag(factor)).sum() + jnp.mean(found**2)
         if fault == "by the inverse":
-            found = jnp.linalg.inv(covariance) @ data
-        else:
-            found = jnp.linalg.solve(jnp.tril(covariance) if fault == "triangle for the whole" else covariance, data)
-        half = 0.5 if fault == "half the determinant" else 1.0
-        return half * jnp.linalg.slogdet(covariance)[1] + jnp.mean(found**2)
+            return jnp.mean((jnp.linalg.inv(covariance) @ data) ** 2)
+        covariance = jnp.tril(covariance) if fault == "triangle for the whole" else covariance
+        return jnp.mean(jnp.linalg.solve(covariance, data) ** 2)
 
     return TorchProgram(module, lambda m, x: m(x)), JaxProgram(params_of(module), loss), [(normal(6, 4),)]
 
@@ -491,7 +485,7 @@ def replaced_buffer(fault: str) -> Programs:
 @port("mask left out", same=("lengths in both",))
 def lengths_and_masks(fault: str) -> Programs:
     """The batch has lengths, which torch reads, and the mask that says the same, which the port reads."""
-    module = fresh(torch.nn.Linear(4, 3))
+    module = fresh(torch.nn.Linear(8, 3))
 
     def torch_loss(m, x, lengths, mask):
         rows = torch.arange(5)[None] < lengths[:, None]
@@ -505,5 +499,5 @@ def lengths_and_masks(fault: str) -> Programs:
 
     lengths = np.array([5, 3])
     mask = (np.arange(5)[None] < lengths[:, None]).astype(np.float32)
-    batches = [(normal(2, 5, 4), lengths, mask)]
+    batches = [(normal(2, 5, 8), lengths, mask)]
     return TorchProgram(module, torch_loss), JaxProgram(params_of(module), loss), batches

@@ -51,18 +51,16 @@ class ConvNet(torch.nn.Module):
 
 @port(
     "padding SAME",
-    "padding VALID before a pad",
     "flatten order",
     "kernel axes swapped",
     "kernel flipped",
     "channels reversed",
     "eps",
-    "batch statistics",
     "variance for its root",
     "mean pool for max pool",
     "sum pool for mean pool",
     "gradient of the pool stopped",
-    same=("norm folded into the kernel", "product of patches"),
+    same=("norm folded into the kernel",),
 )
 def convnet(fault: str) -> Programs:
     module = fresh(ConvNet()).eval()
@@ -86,16 +84,7 @@ def convnet(fault: str) -> Programs:
             factor = p["norm.weight"] / jnp.sqrt(v + 1e-5)
             bias = (p["conv.bias"] - m) * factor + p["norm.bias"]
             return after(p, conv(x, kernel * beside(factor, kernel), bias, window_strides=(1, 1), padding="SAME"))
-        if fault == "product of patches":
-            h = jax.lax.conv_general_dilated_patches(x.transpose(0, 3, 1, 2), (3, 3), (1, 1), "SAME")
-            h = jnp.einsum("nphw,po->nhwo", h, kernel.transpose(2, 0, 1, 3).reshape(27, 4)) + beside(p["conv.bias"], x)
-        elif fault == "padding VALID before a pad":
-            h = conv(x, kernel, p["conv.bias"], window_strides=(1, 1), padding="VALID")
-            h = jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        else:
-            h = conv(x, kernel, p["conv.bias"], window_strides=(1, 1), padding="SAME")
-        if fault == "batch statistics":
-            m, v = h.mean((0, 1, 2)), h.var((0, 1, 2))
+        h = conv(x, kernel, p["conv.bias"], window_strides=(1, 1), padding="SAME")
         eps = 1e-3 if fault == "eps" else 1e-5
         spread = v + eps if fault == "variance for its root" else jnp.sqrt(v + eps)
         h = (h - beside(m, h)) / beside(spread, h) * beside(p["norm.weight"], h) + beside(p["norm.bias"], h)
@@ -243,13 +232,12 @@ class Grouped(torch.nn.Module):
         return torch.relu(self.norm(self.mix(x)))
 
 
-@port("four groups", "groups interleaved", "eps")
+@port("groups interleaved", "eps")
 def group_norm(fault: str) -> Programs:
     module = fresh(Grouped())
 
     def normed(h):
-        groups = 4 if fault == "four groups" else 2
-        split, axis = (h.reshape(6, 4, 2), 1) if fault == "groups interleaved" else (h.reshape(6, groups, -1), 2)
+        split, axis = (h.reshape(6, 4, 2), 1) if fault == "groups interleaved" else (h.reshape(6, 2, 4), 2)
         centred = split - split.mean(axis, keepdims=True)
         eps = 1e-6 if fault == "eps" else 1e-5
         return (centred / jnp.sqrt((centred**2).mean(axis, keepdims=True) + eps)).reshape(h.shape)
