@@ -30,9 +30,6 @@ from jaxgrad.report.values import Report, Verdict
 ROUNDED = 2.0**-22
 """A difference below it may come from a constant that float32 holds rounded, by half a unit of 2**-23, and a factor."""
 
-PLAIN = 1e-4
-"""A difference above it is no constant's rounding, whatever the program makes of it."""
-
 CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
 
 
@@ -63,19 +60,15 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
     arrays = check_batches(batches)
     comparison = _Comparison(torch_program, jax_program, split, batches, arrays)
     with kept(torch_program):
-        report = comparison.run(perturb=None)
+        report, last = comparison.run(perturb=None)
     if report.verdict is Verdict.DIFFERENT and comparison.may_be_noise:
         with kept(torch_program):  # constants that were already rounded: how much do they explain?
-            again = comparison.run(perturb=0)
+            again, moved = comparison.run(perturb=0)
         if again.verdict is not report.verdict:
             report = replace(again, notes=(*again.notes, CONSTANTS))
-        elif again.first is not None and again.first.error > PLAIN and _first_error(report) < ROUNDED:
+        elif last.lost & moved.found:
             report = again  # the first place was such a constant's, the fault is further on
     return report
-
-
-def _first_error(report: Report) -> float:
-    return report.first.error if report.first is not None else 1.0
 
 
 class _Comparison:
@@ -93,8 +86,8 @@ class _Comparison:
         # The tables that each side closes over: those that both have are exact.
         self._bags: dict[str, set[tuple[int, int, int]]] = {"torch": set(), "jax": set()}
 
-    def run(self, perturb: int | None) -> Report:
-        """Compare all steps, up to the first that differs."""
+    def run(self, perturb: int | None) -> tuple[Report, StepOutcome]:
+        """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
         from jaxgrad.parity.optimizer_step import judge_update
         from jaxgrad.parity.run_jax import JaxRun
         from jaxgrad.parity.run_torch import TorchRun
@@ -147,7 +140,7 @@ class _Comparison:
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
             if outcome.wrong or outcome.doubts:
                 break
-        return as_report(steps, losses, torch_run.recorder.tape.framework)
+        return as_report(steps, losses, torch_run.recorder.tape.framework), steps[-1]
 
     def _known(self, side: str) -> Callable[[np.ndarray], bool]:
         """Whether a table of constants is the same, entry for entry, on a side."""

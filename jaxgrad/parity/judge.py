@@ -28,6 +28,9 @@ class StepOutcome:
       doubts: why the step cannot be judged; if there are any, the verdict is INCONCLUSIVE.
       wrong: whether something differs in float64.
       error: how far the first root that differs is off, relative.
+      lost: the torch values that the first divergence in the flow is about: the one that was lost, and the result of
+        the operation that made it.
+      found: the torch values that were found on the JAX side.
     """
 
     divergences: list[Divergence] = field(default_factory=list)
@@ -38,6 +41,8 @@ class StepOutcome:
     rounding: Rounding | None = None
     same_bits: bool = False
     error: float = 0.0
+    lost: set[int] = field(default_factory=set)
+    found: set[int] = field(default_factory=set)
 
     @property
     def wrong(self) -> bool:
@@ -80,6 +85,7 @@ def judge_step(
     _judge_numbers(step, torch, jax, alignment, losses, found)
     _say_what_says_nothing(match, gradients, torch, jax, found)
     found.internal = _internal(torch.tape, alignment)
+    found.found = {i for i, partners in alignment.partners.items() if partners}
     found.rounding = _largest_rounding(torch.tape, jax.tape, alignment)
     found.same_bits = gradients.same_bits and np.float64(losses[0]).tobytes() == np.float64(losses[1]).tobytes()
     return found
@@ -155,6 +161,7 @@ def _judge_flow(
     if not roots and not gradients.wrong:
         return
     partings = part(torch.tape, jax.tape, alignment, roots)
+    found.lost = {partings[0].lost, partings[0].op.outputs[0]} if partings else set()
     for parting in partings:
         told = permuted.get(parting.lost)
         found.divergences.append(_told_of_root(step, *told, torch, jax) if told else _told(step, parting, torch.tape))

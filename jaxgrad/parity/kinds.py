@@ -4,17 +4,20 @@ from __future__ import annotations
 
 _TORCH = {
     "add": "add sub rsub where maximum minimum stack cat lerp",
-    "multiply": "mul addcmul",
+    "multiply": "mul addcmul _softmax_backward_data",
     "move": """
-        neg abs clone _to_copy copy select slice index gather embedding index_select expand repeat threshold_backward
-        masked_fill constant_pad_nd select_backward slice_backward unfold max_pool2d_with_indices
-        max_pool2d_with_indices_backward _softmax_backward_data _log_softmax_backward_data split as_strided flip roll
+        neg abs clone _to_copy copy select slice index gather embedding index_select expand repeat masked_fill
+        constant_pad_nd select_backward slice_backward unfold max_pool2d_with_indices split as_strided flip roll
+        """,
+    # The second operand of a backward pass, an activation, is only asked where it is: gradients may be far smaller.
+    "first": """
+        mean nll_loss_forward nll_loss2d_forward var_mean native_layer_norm native_batch_norm native_group_norm
+        threshold_backward max_pool2d_with_indices_backward _log_softmax_backward_data
         """,
     "sum": """
-        sum cumsum embedding_dense_backward index_add scatter_add index_put nll_loss_forward native_layer_norm_backward
+        sum cumsum embedding_dense_backward index_add scatter_add index_put native_layer_norm_backward
         native_batch_norm_backward native_group_norm_backward convolution_backward
         """,
-    "mean": "mean var_mean native_layer_norm native_batch_norm native_group_norm",
     "dot": "mm bmm addmm baddbmm convolution dot mv addmv linear einsum",
 }
 _JAX = {

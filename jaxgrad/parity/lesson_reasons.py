@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxgrad import exact
 from jaxgrad.exact import SumOrder
+from jaxgrad.losses import loss
 from jaxgrad.model import LinearParams, fit_to
 from jaxgrad.report.values import Cause
 from jaxgrad.trace import AFTERWARDS, Trace, hexes
@@ -75,7 +76,8 @@ def explain(jax_trace: Trace, torch_trace: Trace, step: int, name: str, order: S
         candidates = _of_update(getattr(params, plain), grad, torch_trace.learning_rate)
 
     # Op by op nothing can fuse, but by chance a fused sum may have the same bits: it must not be named.
-    impossible = set() if jax_trace.route in COMPILED else {FUSED}
+    fuses = jax_trace.route in COMPILED or (plain.endswith(".grad") and _compiles_slopes(params, x, y, plain, ours))
+    impossible = set() if fuses else {FUSED}
     made = [
         (reasons, np.asarray(candidate).reshape(ours.shape))
         for reasons, candidate in candidates
@@ -95,6 +97,16 @@ def explain(jax_trace: Trace, torch_trace: Trace, step: int, name: str, order: S
         explanation="; ".join(EXPLANATIONS[reason] for reason in changed),
         evidence=f"{name} computed again from the same operands: {shown[0]} torch's way, {shown[1]} with this changed",
     )
+
+
+def _compiles_slopes(params: LinearParams, x: jax.Array, y: jax.Array, name: str, ours: np.ndarray) -> bool:
+    """Whether JAX computed a gradient in larger pieces than single operations.
+
+    In jax 0.12, unlike 0.10, what transposes ``w * x``, a product and a sum, is compiled as one, outside of any jit.
+    """
+    with jax.disable_jit():
+        slopes = jax.grad(loss)(params, x, y)
+    return np.asarray(getattr(slopes, name.removesuffix(".grad"))).tobytes() != ours.tobytes()
 
 
 def _of_prediction(params: LinearParams, x: jax.Array, order: SumOrder) -> Iterator[Candidate]:

@@ -96,6 +96,14 @@ def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
     if not any(p.requires_grad for p in parameters.values()):
         have = "no parameters" if not parameters else "no parameter that requires a gradient"
         raise InputError(f"compare: the torch module {type(module).__name__} has {have}: nothing can be trained.")
+    sparse = [
+        f"module {name}".strip() for name, each in module.named_modules() if getattr(each, "sparse", False) is True
+    ]
+    if sparse:
+        raise InputError(
+            f"compare: {', '.join(sparse)} makes sparse gradients, expected dense ones. "
+            "Set sparse=False: the numbers are the same."
+        )
     devices = {str(p.device) for p in (*parameters.values(), *module.buffers())}
     if len(devices) > 1 or devices == {"meta"}:
         raise InputError(

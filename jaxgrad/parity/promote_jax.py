@@ -83,9 +83,21 @@ def _promoted(params: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _retyped(closed: Any) -> Any:
-    """An inner computation (what ``scatter-add`` or ``reduce`` applies) traced again on float64."""
+_RETYPED: dict[int, tuple[Any, Any]] = {}  # by identity of the jaxpr, which is kept alive beside the answer
 
+
+def _retyped(closed: Any) -> Any:
+    """An inner computation (what ``scatter-add`` or ``reduce`` applies) on float64; traced once.
+
+    JAX hands out one object per function and dtype, and compiles a primitive anew for each object it is given.
+    """
+    key = id(closed.jaxpr)
+    if closed.consts or key not in _RETYPED:
+        _RETYPED[key] = (closed.jaxpr, _traced_again(closed))
+    return _RETYPED[key][1]
+
+
+def _traced_again(closed: Any) -> Any:
     def run(*given: Any) -> list[Any]:
         env = dict(zip(closed.jaxpr.invars, given, strict=True))
         env.update(zip(closed.jaxpr.constvars, map(widened, closed.consts), strict=True))

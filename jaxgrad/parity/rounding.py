@@ -51,8 +51,8 @@ def operand_scale(kind: str, operands: Sequence[Operand], largest: float, size: 
     """The scale of the numbers that an operation adds up in one entry of its result; overestimated rather than under.
 
     Args:
-      kind: ``"add"``, ``"multiply"``, ``"sum"``, ``"mean"``, ``"dot"``, ``"move"`` (entries are moved or chosen) or
-        ``"other"``.
+      kind: ``"add"``, ``"multiply"``, ``"sum"``, ``"dot"``, ``"move"`` (entries are moved or chosen), ``"first"``
+        (a mean, or what else has the scale of its first operand) or ``"other"``.
       operands: the floating inputs.
       largest: the largest entry of the result in size.
       size: its number of entries.
@@ -66,7 +66,7 @@ def operand_scale(kind: str, operands: Sequence[Operand], largest: float, size: 
         scale = math.prod(operand.cancelled for operand in operands[:2])
     elif kind in ("add", "move"):
         scale = max(operand.cancelled for operand in operands)
-    elif kind == "mean":
+    elif kind == "first":
         scale = operands[0].cancelled
     elif kind == "sum":
         scale = operands[0].cancelled * max(1.0, operands[0].size / max(size, 1))

@@ -25,7 +25,12 @@ _INDEPENDENT = (
 def kept(program: TorchProgram) -> Iterator[None]:
     """Give back module, optimizer and torch's random numbers as they were: weights, buffers, gradients, mode, state."""
     module, optimizer = program.module, program.optimizer
-    modes = [(each, each.training) for each in module.modules()]
+    # The slots of each module: a forward pass may put another tensor, or a counter, into one.
+    slots: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (table, dict(table))
+        for each in module.modules()
+        for table in (vars(each), each._parameters, each._buffers, each._modules)
+    ]
     tensors = [*module.parameters(), *module.buffers()]
     values = [(each, each.detach().clone()) for each in tensors]
     grads = [(each, each.grad, None if each.grad is None else each.grad.clone()) for each in module.parameters()]
@@ -35,6 +40,9 @@ def kept(program: TorchProgram) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
+        for table, was in slots:
+            table.clear()
+            table.update(was)
         with torch.no_grad():
             for each, value in values:
                 if not torch.equal(each, value):  # a graph that the user has built over it would count as modified
@@ -43,8 +51,6 @@ def kept(program: TorchProgram) -> Iterator[None]:
                 each.grad = grad
                 if grad is not None and value is not None:
                     grad.copy_(value)
-        for each, training in modes:
-            each.training = training
         if optimizer is not None and state is not None:
             optimizer.load_state_dict(state)
         if program.scheduler is not None and schedule is not None:
@@ -80,7 +86,6 @@ class TorchRun:
         self.recorder = TorchRecorder(program.module, perturb, exact_constant)
         self.parameters = {n: p for n, p in program.module.named_parameters() if p.requires_grad}
         self._fixed = {n: p for n, p in program.module.named_parameters() if not p.requires_grad}
-        self._buffers = dict(program.module.named_buffers())
         self.device = next(program.module.parameters()).device
         self.loss = 0.0
         self.gradients: dict[str, np.ndarray] = {}
@@ -98,7 +103,7 @@ class TorchRun:
             parameter.grad = None
         leaves: dict[str, tuple[torch.Tensor, bool]] = {name: (p, True) for name, p in self.parameters.items()}
         leaves |= {name: (p, False) for name, p in self._fixed.items()}
-        leaves |= {f"buffer {name}": (b, False) for name, b in self._buffers.items()}
+        leaves |= {f"buffer {name}": (b, False) for name, b in self.program.module.named_buffers()}
         tensors = jax.tree.leaves(batch)
         leaves |= {name: (t, t.is_floating_point()) for name, t in zip(names, tensors, strict=True)}
         self.recorder.begin(leaves)
@@ -147,11 +152,15 @@ class TorchRun:
 
     def buffers(self) -> dict[str, np.ndarray]:
         """The floating buffers as they are now."""
-        return {n: b.detach().double().cpu().numpy().copy() for n, b in self._buffers.items() if b.is_floating_point()}
+        return {
+            n: b.detach().double().cpu().numpy().copy()
+            for n, b in self.program.module.named_buffers()
+            if b.is_floating_point()
+        }
 
     def tables(self) -> list[np.ndarray]:
         """What the buffers hold, of complex ones also the real and the imaginary parts."""
-        parts = [torch.view_as_real(b.detach()) for b in self._buffers.values() if b.is_complex()]
+        parts = [torch.view_as_real(b.detach()) for b in self.program.module.buffers() if b.is_complex()]
         found = [part.double().cpu().numpy() for whole in parts for part in (whole, whole[..., 0], whole[..., 1])]
         return [*self.buffers().values(), *found]
 

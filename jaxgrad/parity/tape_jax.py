@@ -16,6 +16,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.errors import InputError
 from jaxgrad.parity.constants import moved_constant, recover
 from jaxgrad.parity.fingerprints import EXTREME, fingerprint, own_error
 from jaxgrad.parity.kinds import jax_kind
@@ -35,7 +36,22 @@ _SAME = {
     "copy",
     "copy_p",
     "optimization_barrier",
+    "reshard",
     "rev",
+}
+# Among devices there are; of a group of one, the only one's input is the result.
+_COLLECTIVES = {
+    "all_gather",
+    "all_gather_invariant",
+    "all_to_all",
+    "pbroadcast",
+    "pmax",
+    "pmin",
+    "psum",
+    "psum2",
+    "psum_invariant",
+    "pvary",
+    "reduce_scatter",
 }
 _DRAWS = ("random_bits", "threefry2x32", "rng_", "random_gamma", "random_seed")
 
@@ -138,6 +154,10 @@ class JaxRecorder:
             return self._solve(eqn, twin, inputs, site)
         if name == "shard_map" and _one_device(params):
             return self._run(*inner("jaxpr"), inputs, site)
+        if name in _COLLECTIVES:  # only a shard_map of one device is entered
+            return [_reshaped(cell, var.aval.shape) for cell, var in zip(inputs, eqn.outvars, strict=True)]
+        if name == "axis_index":
+            return [self._constant(np.zeros((), eqn.outvars[0].aval.dtype), None)]
         for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
             whole = name in _KEPT_WHOLE or not hasattr(params.get(key), "eqns")
             if not whole and len(_opened(params[key])[0].invars) == len(inputs):
@@ -163,8 +183,8 @@ class JaxRecorder:
     def _scan(self, eqn: Any, twin: Any, inputs: list[_Cell], site: Site) -> list[_Cell]:
         p = eqn.params
         better = twin.params["jaxpr"] if twin is not None else None
-        n_consts, n_carry, length = p["num_consts"], p["num_carry"], p["length"]
-        consts, carry, rows = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
+        consts, carry, rows = _scan_inputs(p, inputs)
+        n_carry, length = len(carry), p["length"]
         steps = range(length - 1, -1, -1) if p["reverse"] else range(length)
         stacked: list[list[_Cell]] = []
         for t in steps:
@@ -195,9 +215,12 @@ class JaxRecorder:
 
     def _apply(self, eqn: Any, inputs: list[_Cell], site: Site) -> list[_Cell]:
         several = eqn.primitive.multiple_results
-        own = eqn.primitive.bind(*(cell.own for cell in inputs), **eqn.params)
-        own = list(own) if several else [own]
         name = eqn.primitive.name
+        try:
+            own = eqn.primitive.bind(*(cell.own for cell in inputs), **eqn.params)
+        except Exception as error:
+            raise InputError(f"compare: JAX's {name} cannot be run by itself, at {site}: {error}") from error
+        own = list(own) if several else [own]
         if _keeps(name, eqn, inputs, own):  # the same entries in another shape
             shadows, _ = self._shadows(eqn, inputs, own)
             return [_Cell(own[0], shadows[0], inputs[0].index)]
@@ -325,6 +348,18 @@ def _opened(closed: Any) -> Any:
     if isinstance(closed, jex.ClosedJaxpr):
         return closed.jaxpr, closed.consts
     return closed, []
+
+
+def _scan_inputs(params: Any, inputs: list[_Cell]) -> list[list[_Cell]]:
+    """A scan's constants, its first carry, and what it scans over."""
+    if "ft_in" in params:  # jax 0.12
+        return [list(each) for each in params["ft_in"].update(inputs).unpack()]
+    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+    return [inputs[:first], inputs[first:second], inputs[second:]]
+
+
+def _reshaped(cell: _Cell, shape: tuple[int, ...]) -> _Cell:
+    return _Cell(cell.own.reshape(shape), tuple(each.reshape(shape) for each in cell.shadows), cell.index)
 
 
 def _one_device(params: Any) -> bool:

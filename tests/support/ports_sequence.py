@@ -40,16 +40,14 @@ def _lstm(fault: str, merged: bool) -> Programs:
         if fault == "gates in another order":
             f, g = g, f
         f = jax.nn.sigmoid(f + 1.0) if fault == "forget bias of one" else jax.nn.sigmoid(f)
-        g = jax.nn.sigmoid(g) if fault == "sigmoid for tanh" else jnp.tanh(g)
-        c = f * c + jax.nn.sigmoid(i) * g
-        h = jax.nn.sigmoid(o) * (c if fault == "cell without tanh" else jnp.tanh(c))
+        c = f * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
         if fault == "truncated gradient":
             c = jax.lax.stop_gradient(c)
         return (h, c), h
 
     def loss(p, x):
-        start = jnp.ones if fault == "state of ones" else jnp.zeros
-        carry = start((ROWS, 4)), start((ROWS, 4))
+        carry = jnp.zeros((ROWS, 4)), jnp.zeros((ROWS, 4))
         if fault == "unrolled":
             rows = []
             for t in range(LENGTH):
@@ -66,10 +64,7 @@ def _lstm(fault: str, merged: bool) -> Programs:
 LSTM_FAULTS = (
     "gates in another order",
     "forget bias of one",
-    "sigmoid for tanh",
-    "cell without tanh",
     "truncated gradient",
-    "state of ones",
     "time reversed",
 )
 
@@ -84,7 +79,7 @@ def lstm_merged_bias(fault: str) -> Programs:
     return _lstm(fault, True)
 
 
-@port("reset before the product", "update gate complemented", "bias of the candidate outside the reset")
+@port("reset before the product", "bias of the candidate outside the reset")
 def gru(fault: str) -> Programs:
     module = fresh(Recurrent(torch.nn.GRU))
     params = {name.removeprefix("cell.").removesuffix("_l0"): p for name, p in params_of(module).items()}
@@ -99,7 +94,7 @@ def gru(fault: str) -> Programs:
         if fault == "bias of the candidate outside the reset":
             inside = r * (hn - p["bias_hh"][None, 8:]) + p["bias_hh"][None, 8:]
         n = jnp.tanh(xn + inside)
-        h = z * n + (1 - z) * h if fault == "update gate complemented" else (1 - z) * n + z * h
+        h = (1 - z) * n + z * h
         return h, h
 
     def loss(p, x):
@@ -129,20 +124,14 @@ class Attention(torch.nn.Module):
 
 @port(
     "scale left out",
-    "scale twice",
-    "scale by the model's width",
     "softmax axis",
     "mask left out",
     "mask off by one",
-    "mask transposed",
-    "mask after the softmax",
     "two heads swapped",
     "heads interleaved",
-    "heads not merged back",
-    "query for key",
     "value bias left out",
     "gradient of the scores stopped",
-    same=("key bias left out", "scale on the query", "mask of minus infinity", "softmax by hand"),
+    same=("key bias left out", "mask of minus infinity"),
 )
 def attention(fault: str) -> Programs:
     module = fresh(Attention())
@@ -166,31 +155,18 @@ def attention(fault: str) -> Programs:
         if fault == "value bias left out":
             bias = bias.at[2 * WIDTH :].multiply(0.0)
         q, k, v = (heads(each) for each in jnp.split(x @ p["qkv"] + bias[None, None], 3, axis=-1))
-        if fault == "query for key":
-            q, k = k, q
-        scale = math.sqrt(WIDTH // HEADS)
-        scale = {"scale left out": 1.0, "scale twice": scale**2, "scale by the model's width": math.sqrt(WIDTH)}.get(
-            fault, scale
-        )
-        if fault == "scale on the query":
-            q, scale = q / scale, 1.0
+        scale = 1.0 if fault == "scale left out" else math.sqrt(WIDTH // HEADS)
         scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) / scale
         mask = jnp.tril(jnp.ones((LENGTH, LENGTH), bool), 1 if fault == "mask off by one" else 0)
-        mask = mask.T if fault == "mask transposed" else mask
-        if fault not in ("mask left out", "mask after the softmax"):
+        if fault != "mask left out":
             scores = jnp.where(mask[None, None], scores, -jnp.inf if fault == "mask of minus infinity" else -1e9)
         weights = jax.nn.softmax(scores, axis=-2 if fault == "softmax axis" else -1)
-        if fault == "softmax by hand":
-            weights = jnp.exp(scores) / jnp.exp(scores).sum(-1, keepdims=True)
-        if fault == "mask after the softmax":
-            weights = jnp.where(mask[None, None], weights, 0.0)
         if fault == "gradient of the scores stopped":
             weights = jax.lax.stop_gradient(weights)
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v)
         if fault == "two heads swapped":
             mixed = mixed[:, ::-1]
-        if fault != "heads not merged back":
-            mixed = mixed.transpose(0, 2, 1, 3)
+        mixed = mixed.transpose(0, 2, 1, 3)
         if fault == "heads interleaved":
             mixed = mixed.swapaxes(-1, -2)
         merged = mixed.reshape(ROWS, LENGTH, WIDTH)
@@ -217,13 +193,11 @@ class Language(torch.nn.Module):
 
 @port(
     "positions off by one",
-    "positions left out",
     "labels not shifted",
     "embedding scaled",
     "output kernel stopped",
-    "sum over tokens",
     "padding counted",
-    same=("output untied", "lookup by one-hot"),
+    same=("output untied",),
 )
 def language_model(fault: str) -> Programs:
     module = fresh(Language())
@@ -233,12 +207,10 @@ def language_model(fault: str) -> Programs:
 
     def loss(p, ids):
         words = p["words.weight"][ids]
-        if fault == "lookup by one-hot":
-            words = jax.nn.one_hot(ids, 11) @ p["words.weight"]
         if fault == "embedding scaled":
             words = words * math.sqrt(WIDTH)
         places = jnp.arange(LENGTH) + (1 if fault == "positions off by one" else 0)
-        h = words if fault == "positions left out" else words + p["places.weight"][places][None]
+        h = words + p["places.weight"][places][None]
         h = jnp.tanh(h @ p["body.weight"].T + p["body.bias"][None, None])
         head = p["head"] if fault == "output untied" else p["words.weight"]
         head = jax.lax.stop_gradient(head) if fault == "output kernel stopped" else head
@@ -250,7 +222,7 @@ def language_model(fault: str) -> Programs:
         picked = jnp.take_along_axis(jax.nn.log_softmax(guessed), wanted[..., None], -1)[..., 0]
         counted = jnp.ones_like(wanted, bool) if fault == "padding counted" else wanted != 0
         total = -jnp.where(counted, picked, 0.0).sum()
-        return total if fault == "sum over tokens" else total / counted.sum()
+        return total / counted.sum()
 
     def torch_loss(m, ids):
         logits = m(ids)
@@ -279,7 +251,7 @@ class Rotary(torch.nn.Module):
         return self.turned(self.query(x)) @ self.turned(self.key(x)).transpose(1, 2)
 
 
-@port("halves for pairs", "base", "turned back", "only the query turned", same=("positions from one",))
+@port("halves for pairs", "base", "only the query turned", same=("positions from one",))
 def rotary(fault: str) -> Programs:
     module = fresh(Rotary())
     first = 1 if fault == "positions from one" else 0
@@ -288,8 +260,6 @@ def rotary(fault: str) -> Programs:
 
     def turned(x):
         cos, sin = (beside(jnp.asarray(t(angles), jnp.float32), x) for t in (np.cos, np.sin))
-        if fault == "turned back":
-            sin = -sin
         if fault == "halves for pairs":
             a, b = jnp.split(x, 2, axis=-1)
             return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)

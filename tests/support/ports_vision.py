@@ -54,10 +54,7 @@ class ConvNet(torch.nn.Module):
     "flatten order",
     "kernel axes swapped",
     "kernel flipped",
-    "channels reversed",
     "eps",
-    "variance for its root",
-    "mean pool for max pool",
     "sum pool for mean pool",
     "gradient of the pool stopped",
     same=("norm folded into the kernel",),
@@ -74,8 +71,6 @@ def convnet(fault: str) -> Programs:
 
     def features(p, x):
         x = x.transpose(0, 2, 3, 1)
-        if fault == "channels reversed":
-            x = x[..., ::-1]
         kernel = p["conv.weight"]
         kernel = kernel.transpose(1, 0, 2, 3) if fault == "kernel axes swapped" else kernel
         kernel = kernel[::-1, ::-1] if fault == "kernel flipped" else kernel
@@ -86,16 +81,13 @@ def convnet(fault: str) -> Programs:
             return after(p, conv(x, kernel * beside(factor, kernel), bias, window_strides=(1, 1), padding="SAME"))
         h = conv(x, kernel, p["conv.bias"], window_strides=(1, 1), padding="SAME")
         eps = 1e-3 if fault == "eps" else 1e-5
-        spread = v + eps if fault == "variance for its root" else jnp.sqrt(v + eps)
+        spread = jnp.sqrt(v + eps)
         h = (h - beside(m, h)) / beside(spread, h) * beside(p["norm.weight"], h) + beside(p["norm.bias"], h)
         return after(p, h)
 
     def after(p, h):
         h = jax.nn.relu(h)
-        if fault == "mean pool for max pool":
-            h = pool(h, 0.0, jax.lax.add, 2, 2) / 4
-        else:
-            h = pool(h, -jnp.inf, jax.lax.max, 2, 2)
+        h = pool(h, -jnp.inf, jax.lax.max, 2, 2)
         if fault == "gradient of the pool stopped":
             h = jax.lax.stop_gradient(h)
         pads = "SAME" if fault == "padding SAME" else ((1, 1), (1, 1))
@@ -171,7 +163,7 @@ class Wave(torch.nn.Module):
         return self.depth(torch.tanh(self.wide(x)))
 
 
-@port("dilation left out", "kernel flipped", "groups shifted", "causal padding")
+@port("dilation left out", "kernel flipped")
 def conv1d(fault: str) -> Programs:
     module = fresh(Wave())
     params = {name: p.transpose(2, 1, 0) if p.ndim == 3 else p for name, p in params_of(module).items()}
@@ -185,11 +177,9 @@ def conv1d(fault: str) -> Programs:
         if fault == "dilation left out":
             h = over(x, kernel, padding=((1, 1),))
         else:
-            pads = ((4, 0),) if fault == "causal padding" else ((2, 2),)
-            h = over(x, kernel, padding=pads, rhs_dilation=(2,))
+            h = over(x, kernel, padding=((2, 2),), rhs_dilation=(2,))
         h = jnp.tanh(h + p["wide.bias"][None, None])
-        depth = jnp.roll(p["depth.weight"], 1, axis=-1) if fault == "groups shifted" else p["depth.weight"]
-        return jnp.mean(over(h, depth, padding="VALID", feature_group_count=4) ** 2)
+        return jnp.mean(over(h, p["depth.weight"], padding="VALID", feature_group_count=4) ** 2)
 
     batch = (normal(3, 2, 9),)
     return TorchProgram(module, lambda m, x: (m(x) ** 2).mean()), JaxProgram(params, loss), [batch]
