@@ -188,6 +188,7 @@ FAULTS = [
     Fault("chaotic_map", "a step more", "loss", HERE),
     Fault("linear_solve", "triangle for the whole", "forward", HERE),
     Fault("lengths_and_masks", "mask left out", "input", HERE),
+    Fault("mesh_of_one", "mean of the rows for their sum", "loss", HERE),
     # other libraries
     Fault("equinox", "a layer with its kernel transposed", "forward", ("2",)),
     Fault("flax_linen", "default eps", "forward", ("1",)),

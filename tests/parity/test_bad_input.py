@@ -184,6 +184,16 @@ def test_lbfgs_is_refused(torch, module, params):
         compare(TorchProgram(module, torch_loss, lbfgs), JaxProgram(params, jax_loss, optax.sgd(0.1)), [BATCH])
 
 
+def test_sparse_gradients_are_refused_before_work(torch, params):
+    class Words(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = torch.nn.Embedding(5, 3, sparse=True)
+
+    with pytest.raises(InputError, match=r"module words makes sparse gradients.*sparse=False"):
+        compare(TorchProgram(Words(), torch_loss), JaxProgram(params, jax_loss), [BATCH])
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 

@@ -498,3 +498,24 @@ def lengths_and_masks(fault: str) -> Programs:
     mask = (np.arange(5)[None] < lengths[:, None]).astype(np.float32)
     batches = [(normal(2, 5, 8), lengths, mask)]
     return TorchProgram(module, torch_loss), JaxProgram(params_of(module), loss), batches
+
+
+@port("mean of the rows for their sum")
+def mesh_of_one(fault: str) -> Programs:
+    """The port computes in a shard_map over a mesh of one device, with collectives."""
+    module = fresh(torch.nn.Linear(8, 3))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+
+    def torch_loss(m, x):
+        return (m(x) ** 2).sum() * (1 + x.mean())
+
+    def shard(p, x):
+        rows = ((x @ p["weight"].T + p["bias"][None]) ** 2).sum(-1)
+        total = jax.lax.psum(rows.mean() if fault else rows.sum(), "data")
+        everywhere = jax.lax.all_gather(x, "data", tiled=True)
+        number = jax.lax.axis_index("data").astype(jnp.float32)
+        return total * (1 + jax.lax.pmean(number + everywhere.mean(), "data"))
+
+    whole, rows = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+    loss = jax.shard_map(shard, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
+    return TorchProgram(module, torch_loss), JaxProgram(params_of(module), loss), [(normal(6, 8),)]
