@@ -23,6 +23,9 @@ MOST_NOISE = 1e-5
 Half a float32 unit is 6e-8 of one constant; the room above it is for many of them and for growth on the way.
 """
 
+CANCELLED = 2.0**-10
+"""A value this much smaller than what it was added up from still carries the rounding of that: its scale stays."""
+
 _EPS64 = 2.0**-52
 
 
@@ -43,8 +46,8 @@ class Operand(NamedTuple):
 
     @property
     def cancelled(self) -> float:
-        """The scale, where the value is nothing but rounding noise (zero in mathematics); else its largest entry."""
-        return self.scale if self.largest <= 1e-9 * self.scale else self.largest
+        """The scale, where most of what was added up cancelled (all of it, for a zero); else the largest entry."""
+        return self.scale if self.largest <= CANCELLED * self.scale else self.largest
 
 
 def operand_scale(kind: str, operands: Sequence[Operand], largest: float, size: int) -> float:
