@@ -32,6 +32,14 @@ if TYPE_CHECKING:
         Verdict as Verdict,
     )
     from jaxgrad.stability import largest_stable_rate as largest_stable_rate
+    from jaxgrad.torch_optim.from_torch import (
+        optax_from_spec as optax_from_spec,
+        optax_from_torch as optax_from_torch,
+    )
+    from jaxgrad.torch_optim.state import (
+        optax_state_from_torch as optax_state_from_torch,
+        torch_state_from_optax as torch_state_from_optax,
+    )
     from jaxgrad.trace import Trace as Trace
     from jaxgrad.updates import make_step as make_step, sgd_update as sgd_update
 
@@ -50,6 +58,10 @@ _HOMES = {
     "compare": "parity.engine",
     "TorchProgram": "parity.programs",
     "JaxProgram": "parity.programs",
+    "optax_from_torch": "torch_optim.from_torch",
+    "optax_from_spec": "torch_optim.from_torch",
+    "optax_state_from_torch": "torch_optim.state",
+    "torch_state_from_optax": "torch_optim.state",
     "Report": "report.values",
     "Verdict": "report.values",
     "Divergence": "report.values",
