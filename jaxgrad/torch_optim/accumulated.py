@@ -40,9 +40,11 @@ def scale_by_torch_adagrad(
     """
 
     def init(params: Any) -> ScaleByTorchAdagradState:
-        return ScaleByTorchAdagradState(jnp.zeros([], jnp.int32), optax.tree.full_like(params, initial_accumulator_value))
+        return ScaleByTorchAdagradState(
+            jnp.zeros([], jnp.int32), optax.tree.full_like(params, initial_accumulator_value)
+        )
 
-    def update(updates: Any, state: ScaleByTorchAdagradState, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         total = jax.tree.map(lambda s, g: (wide(s) + wide(g) * wide(g)).astype(s.dtype), state.total, updates)
         slower = 1 + as_float(state.count) * lr_decay
@@ -72,7 +74,7 @@ def torch_rprop(
             jnp.zeros([], jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params)
         )
 
-    def update(updates: Any, state: ScaleByTorchRpropState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params
         first = extra.get("learning_rate", learning_rate)
         sign = jax.tree.map(lambda g, before: jnp.sign(wide(g)) * jnp.sign(wide(before)), updates, state.previous)

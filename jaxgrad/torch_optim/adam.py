@@ -30,7 +30,7 @@ class ScaleByTorchAdamaxState(NamedTuple):
 
 
 class ScaleByTorchNAdamState(NamedTuple):
-    """State of ``scale_by_torch_nadam``; ``mu_product`` is the product of the momenta so far, in torch's scalar type."""
+    """State of ``scale_by_torch_nadam``; ``mu_product`` is the product of its momenta, in torch's scalar type."""
 
     count: Any
     mu_product: Any
@@ -49,9 +49,9 @@ def scale_by_torch_adam(
 ) -> optax.GradientTransformation:
     """The direction of ``torch.optim.Adam`` and ``AdamW``.
 
-    ``optax.scale_by_adam`` is the same in float64. In float32 it computes ``1 - b2 ** count`` from a rounded power, which
-    is a few thousandths of a percent off in the first steps; here it is exact. ``optax.scale_by_amsgrad`` takes the
-    maximum after the bias correction, torch before it.
+    ``optax.scale_by_adam`` is the same in float64. In float32 it computes ``1 - b2 ** count`` from a rounded power,
+    which is a few thousandths of a percent off in the first steps; here it is exact. ``optax.scale_by_amsgrad`` takes
+    the maximum after the bias correction, torch before it.
 
     Args:
       b1: decay of the first moment; a schedule may hand another to each update.
@@ -68,7 +68,7 @@ def scale_by_torch_adam(
             jnp.zeros([], jnp.int32), mu, nu, optax.tree.zeros_like(params) if amsgrad else None
         )
 
-    def update(updates: Any, state: ScaleByTorchAdamState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params
         count = optax.safe_increment(state.count)
         decay = decay_of(b1, extra)
@@ -101,7 +101,7 @@ def scale_by_torch_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8)
             jnp.zeros([], jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params)
         )
 
-    def update(updates: Any, state: ScaleByTorchAdamaxState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params
         count = optax.safe_increment(state.count)
         decay = decay_of(b1, extra)
@@ -144,7 +144,7 @@ def scale_by_torch_nadam(
             jnp.zeros([], jnp.int32), product, optax.tree.zeros_like(params), optax.tree.zeros_like(params)
         )
 
-    def update(updates: Any, state: ScaleByTorchNAdamState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params
         count = optax.safe_increment(state.count)
         decay = decay_of(b1, extra)
@@ -187,7 +187,7 @@ def scale_by_torch_radam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) 
             jnp.zeros([], jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params), None
         )
 
-    def update(updates: Any, state: ScaleByTorchAdamState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params
         count = optax.safe_increment(state.count)
         decay = decay_of(b1, extra)

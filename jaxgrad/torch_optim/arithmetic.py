@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+
 class Decay(NamedTuple):
     """A decay and ``1 - decay``, which has digits that the rounded decay has lost."""
 

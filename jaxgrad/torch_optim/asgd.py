@@ -44,7 +44,7 @@ def torch_asgd(
         zero, one = jnp.zeros([], scalar_dtype), jnp.ones([], scalar_dtype)
         return TorchASGDState(jnp.zeros([], jnp.int32), zero, one, optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: TorchASGDState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("torch_asgd: params is None, but the parameters decay. Pass update(grads, state, params).")
         rate = jnp.asarray(extra.get("learning_rate", learning_rate), jnp.result_type(float))

@@ -144,9 +144,7 @@ def _groups(
     found = tables(scheduler, steps, every)
     made = []
     for group, table in zip(spec.groups, found, strict=True):
-        pieces = pieces_of(
-            spec.name, group, scheduled=True, cycled=table.momentum is not None, scalar_dtype=scalar
-        )
+        pieces = pieces_of(spec.name, group, scheduled=True, cycled=table.momentum is not None, scalar_dtype=scalar)
         made.append(scheduled(build(pieces), table.learning_rate, table.momentum))
     return made
 
@@ -174,15 +172,17 @@ def parameters_of(optimizer: Any) -> tuple[list[np.ndarray], list[str | None], l
 def _labels(optimizer: Any, params: Any) -> Any:
     if params is None:
         raise InputError(
-            "optax_from_torch: the optimizer's parameter groups differ, so it must be told which parameter is in which. "
-            "Pass params= (the JAX parameters), or labels= (a pytree like them, of group numbers)."
+            "optax_from_torch: the optimizer's parameter groups differ, so it must be told which parameter is in "
+            "which. Pass params= (the JAX parameters), or labels= (a pytree like them, of group numbers)."
         )
     tensors, names, groups = parameters_of(optimizer)
     found = match(params, tensors, names, None)
     for path, each in found.items():
-        if {groups[i] for i in (each.index, *each.rivals)} != {groups[each.index]}:
+        if {groups[i] for i in (each.number, *each.rivals)} != {groups[each.number]}:
             raise InputError(
-                f"optax_from_torch: params{path} has the entries of parameters in different groups. Say which: labels=, "
-                "or make the optimizer from named_parameters() and name the leaves alike."
+                f"optax_from_torch: params{path} has the entries of parameters in different groups. Say which: "
+                "labels=, or make the optimizer from named_parameters() and name the leaves alike."
             )
-    return jax.tree.unflatten(jax.tree.structure(params), [groups[found[path].index] for path in leaves_by_path(params)])
+    return jax.tree.unflatten(
+        jax.tree.structure(params), [groups[found[path].number] for path in leaves_by_path(params)]
+    )

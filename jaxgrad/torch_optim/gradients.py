@@ -24,7 +24,7 @@ class AccumulateState(NamedTuple):
 def accumulate(
     optimizer: optax.GradientTransformation, k: int, *, mean: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """torch's loop that calls ``backward()`` ``k`` times, and then ``optimizer.step()`` and ``zero_grad()``.
+    """Torch's loop that calls ``backward()`` ``k`` times, and then ``optimizer.step()`` and ``zero_grad()``.
 
     The updates of the first ``k - 1`` calls are zero; the last one's is that of the optimizer on the sum. What the
     optimizer counts, and a scheduler in it, counts these alone. ``optax.MultiSteps`` takes the mean, by a running
@@ -45,7 +45,7 @@ def accumulate(
     def init(params: Any) -> AccumulateState:
         return AccumulateState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params), inner.init(params))
 
-    def update(updates: Any, state: AccumulateState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if mean:
             updates = jax.tree.map(lambda g: g / k, updates)
         total = jax.tree.map(lambda t, g: (wide(t) + wide(g)).astype(t.dtype), state.total, updates)

@@ -19,12 +19,14 @@ class Match(NamedTuple):
     ``rivals`` are the other parameters that have the same entries, of which any might be meant.
     """
 
-    index: int
+    number: int
     axes: tuple[int, ...]
     rivals: tuple[int, ...]
 
 
-def match(params: Any, tensors: Sequence[np.ndarray], names: Sequence[str | None], counterparts: Any) -> dict[str, Match]:
+def match(
+    params: Any, tensors: Sequence[np.ndarray], names: Sequence[str | None], counterparts: Any
+) -> dict[str, Match]:
     """The counterparts of all leaves, by their paths.
 
     Args:
@@ -102,4 +104,3 @@ def _axes(path: str, leaf: np.ndarray, tensor: np.ndarray) -> tuple[int, ...]:
             "in another order. Give both the same weights."
         )
     return axes
-

@@ -69,7 +69,7 @@ def torch_adafactor(
             jnp.zeros([], jnp.int32), *(jax.tree.map(make, params) for make in (rows, columns, variance))
         )
 
-    def update(updates: Any, state: TorchAdafactorState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("torch_adafactor: params is None. Pass update(grads, state, params).")
         count = optax.safe_increment(state.count)
@@ -81,7 +81,9 @@ def torch_adafactor(
         def mean_square(g: Any, axis: int) -> Any:
             return jnp.mean(wide(g) * wide(g), axis=axis, keepdims=True)
 
-        rows = jax.tree.map(lambda r, g: towards(r, mean_square(g, -1), weight) if g.ndim > 1 else r, state.rows, updates)
+        rows = jax.tree.map(
+            lambda r, g: towards(r, mean_square(g, -1), weight) if g.ndim > 1 else r, state.rows, updates
+        )
         columns = jax.tree.map(
             lambda c, g: towards(c, mean_square(g, -2), weight) if g.ndim > 1 else c, state.columns, updates
         )
@@ -152,7 +154,7 @@ def scale_by_torch_muon(
                 )
         return ScaleByTorchMuonState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: ScaleByTorchMuonState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params
         decay = decay_of(momentum, extra)
         mu = jax.tree.map(lambda m, g: towards(m, g, decay.complement), state.mu, updates)

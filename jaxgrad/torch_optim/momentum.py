@@ -34,15 +34,12 @@ def scale_by_torch_momentum(
     def init(params: Any) -> ScaleByTorchMomentumState:
         return ScaleByTorchMomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: ScaleByTorchMomentumState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params
         decay = decay_of(momentum, extra).value
         weight = jnp.where(state.count == 0, 1.0, 1.0 - dampening)
         trace = jax.tree.map(lambda t, g: decayed_sum(t, g, decay, weight), state.trace, updates)
-        if nesterov:
-            updates = jax.tree.map(lambda g, t: wide(g) + like(decay, g) * wide(t), updates, trace)
-        else:
-            updates = trace
-        return updates, ScaleByTorchMomentumState(optax.safe_increment(state.count), trace)
+        ahead = jax.tree.map(lambda g, t: wide(g) + like(decay, g) * wide(t), updates, trace) if nesterov else trace
+        return ahead, ScaleByTorchMomentumState(optax.safe_increment(state.count), trace)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -67,8 +67,12 @@ class PlateauState(NamedTuple):
 def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
     """Turn a direction into a step: times ``-learning_rate``, which each update is handed."""
 
-    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, learning_rate: Any = None, **extra: Any
+    ) -> tuple[Any, Any]:
         del params, extra
+        if learning_rate is None:
+            raise InputError("scale_by_given_rate: no learning_rate. Wrap it: torch_optim.scheduled(...).")
         return jax.tree.map(lambda u: wide(u) * like(-learning_rate, u), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
@@ -89,8 +93,8 @@ def scheduled(
     def init(params: Any) -> ScheduledState:
         return ScheduledState(jnp.zeros([], jnp.int32), inner.init(params))
 
-    def update(updates: Any, state: ScheduledState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        given = {"learning_rate": learning_rate(state.count)}
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        given: dict[str, Any] = {"learning_rate": learning_rate(state.count)}
         if momentum is not None:
             given["momentum"] = Decay(momentum(state.count), momentum.complement()(state.count))
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra, **given)
@@ -122,7 +126,7 @@ def reduce_on_plateau(
     every: int = 1,
     start: tuple[float, int, int] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """torch's ``ReduceLROnPlateau``, stepped after each update (or each ``every``-th) with the loss.
+    """Torch's ``ReduceLROnPlateau``, stepped after each update (or each ``every``-th) with the loss.
 
     ``update(grads, state, params, value=loss)``: the update itself still has the old rate, the next one the new.
     Where ``every`` is more than one, the scheduler sees the mean of the values of its updates.
@@ -153,13 +157,18 @@ def reduce_on_plateau(
 
     def init(params: Any) -> PlateauState:
         dtype = jnp.result_type(float)
-        numbers = (jnp.asarray(n, jnp.int32) for n in (bad, cooling, 0))
-        mean, count = jnp.zeros([], dtype), jnp.zeros([], jnp.int32)
-        return PlateauState(jnp.asarray(best, dtype), *numbers, mean, count, inner.init(params))
+        none = jnp.zeros([], jnp.int32)
+        return PlateauState(
+            best=jnp.asarray(best, dtype),
+            num_bad_epochs=jnp.asarray(bad, jnp.int32),
+            cooldown_counter=jnp.asarray(cooling, jnp.int32),
+            reductions=none,
+            mean=jnp.zeros([], dtype),
+            count=none,
+            inner_state=inner.init(params),
+        )
 
-    def update(
-        updates: Any, state: PlateauState, params: Any = None, *, value: Any = None, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra: Any) -> tuple[Any, Any]:
         if value is None:
             raise InputError("reduce_on_plateau: no value. Pass the loss: update(grads, state, params, value=loss).")
         rate = jnp.asarray(table)[jnp.minimum(state.reductions, len(table) - 1)]
@@ -168,13 +177,12 @@ def reduce_on_plateau(
         )
         seen = state.count % every + 1
         mean = state.mean + (jnp.asarray(value, state.mean.dtype) - state.mean) / seen
-        stepped = (*_step(state, mean), jnp.zeros_like(mean))
-        now = (
-            jnp.where(seen == every, new, old) for new, old in zip(stepped, (*state[:4], mean), strict=True)
-        )
-        return updates, PlateauState(*now, optax.safe_increment(state.count), inner_state)
+        stepped = _step(state, mean)._replace(mean=jnp.zeros_like(mean))
+        waiting = state._replace(mean=mean)
+        now = jax.tree.map(lambda new, old: jnp.where(seen == every, new, old), stepped[:5], waiting[:5])
+        return updates, PlateauState(*now, count=optax.safe_increment(state.count), inner_state=inner_state)
 
-    def _step(state: PlateauState, value: Any) -> tuple[Any, Any, Any, Any]:
+    def _step(state: Any, value: Any) -> Any:
         improved = better(value, state.best)
         best = jnp.where(improved, value, state.best)
         bad = jnp.where(improved, 0, state.num_bad_epochs + 1)
@@ -183,6 +191,7 @@ def reduce_on_plateau(
         bad = jnp.where(cooling, 0, bad)
         lower = bad > patience
         left, bad = jnp.where(lower, cooldown, left), jnp.where(lower, 0, bad)
-        return best, bad, left, state.reductions + lower.astype(jnp.int32)
+        reductions = state.reductions + lower.astype(jnp.int32)
+        return state._replace(best=best, num_bad_epochs=bad, cooldown_counter=left, reductions=reductions)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -136,16 +136,16 @@ def torch_state_from_optax(
             for path, leaf in leaves_by_path(value).items():
                 members.add(path)
                 owner = owners[path]
-                tensor = tensors[owner.index]
+                tensor = tensors[owner.number]
                 if np.size(leaf) or not tensor.numel():
                     array = np.asarray(leaf).astype(np.float64).transpose(np.argsort(owner.axes))
                     torchs = torch.tensor(array, dtype=tensor.dtype, device=tensor.device)
-                    made[owner.index][_laid_out(path, owner, key)] = torchs
+                    made[owner.number][_laid_out(path, owner, key)] = torchs
         for field, key in fields.items():
             if _is_scalar(inner, field):
                 for path in members:
                     number = float(getattr(inner, field))
-                    made[owners[path].index][key] = torch.tensor(number, dtype=torch.get_default_dtype())
+                    made[owners[path].number][key] = torch.tensor(number, dtype=torch.get_default_dtype())
         return inner
 
     _rewritten(state, collected)
@@ -173,8 +173,8 @@ def _owners(optimizer: Any, params: Any, counterparts: Any) -> tuple[dict[str, M
     for path, each in owners.items():
         if each.rivals and any(kept):
             raise InputError(
-                f"torch_optim: params{path} has the entries of several of torch's parameters, whose states differ. Name "
-                "the pairs: counterparts=, or make the optimizer from named_parameters() and name the leaves alike."
+                f"torch_optim: params{path} has the entries of several of torch's parameters, whose states differ. "
+                "Name them: counterparts=, or make the optimizer from named_parameters() and name the leaves alike."
             )
     return owners, kept
 
@@ -197,7 +197,7 @@ def _is_scalar(state: Any, field: str) -> bool:
 
 
 def _laid_out(path: str, owner: Match, key: str) -> str:
-    """torch's key for a field, where the JAX parameter has its axes in another order."""
+    """Torch's key for a field, where the JAX parameter has its axes in another order."""
     plain = tuple(range(len(owner.axes)))
     if owner.axes == plain or key not in ("row_var", "col_var", "variance"):
         return key
@@ -210,10 +210,10 @@ def _laid_out(path: str, owner: Match, key: str) -> str:
 
 
 def _scalar(kept: list[dict[str, Any]], owners: dict[str, Match], state: Any, key: str, old: Any) -> Any:
-    """torch keeps one a parameter; all of a group are the same."""
+    """Torch keeps one a parameter; all of a group are the same."""
     trees = [getattr(state, field) for field in state._fields if not _is_scalar(state, field)]
     members = {path for tree in trees for path in leaves_by_path(tree)}
-    values = {float(kept[owners[path].index][key]) for path in members if key in kept[owners[path].index]}
+    values = {float(kept[owners[path].number][key]) for path in members if key in kept[owners[path].number]}
     if not values:
         return old
     if len(values) > 1:
@@ -229,7 +229,7 @@ def _filled_tree(old: Any, owners: dict[str, Match], kept: list[dict[str, Any]],
     leaves = []
     for path, leaf in zip(paths, jax.tree.leaves(old), strict=True):
         owner = owners[path]
-        given = kept[owner.index].get(_laid_out(path, owner, key))
+        given = kept[owner.number].get(_laid_out(path, owner, key))
         if given is None:
             leaves.append(leaf)
             continue
@@ -239,7 +239,8 @@ def _filled_tree(old: Any, owners: dict[str, Match], kept: list[dict[str, Any]],
                 f"torch_optim: torch's {key} of params{path} has shape {list(array.shape)}, expected "
                 f"{list(np.shape(leaf))}. Is the state that of these parameters?"
             )
-        leaves.append(jnp.asarray(array, leaf.dtype))
+        # A copy: JAX may share NumPy's memory, which is torch's, and torch updates in place.
+        leaves.append(jnp.array(array.copy(), leaf.dtype))
     return jax.tree.unflatten(jax.tree.structure(old), leaves)
 
 

@@ -9,6 +9,7 @@ from jaxgrad.torch_optim.pieces import Piece
 
 Options = Mapping[str, Any]
 
+
 def pieces_of(
     name: str, options: Options, *, scheduled: bool = False, cycled: bool = False, scalar_dtype: str = "float32"
 ) -> list[Piece]:

@@ -13,7 +13,7 @@ from support.optimizers import OPTIONS, PROBLEMS, apart, drawn, freely, model, r
 
 from jaxgrad import optax_from_torch
 
-CASES = int(os.environ.get("JAXGRAD_OPTIMIZER_CASES", "6"))
+CASES = int(os.environ.get("JAXGRAD_OPTIMIZER_CASES", "3"))
 """How many random option sets of each optimizer are tried; set it higher to look further."""
 
 FEW_UNITS = 24
