@@ -89,13 +89,14 @@ class _Comparison:
     def run(self, perturb: int | None) -> tuple[Report, StepOutcome]:
         """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
         from jaxgrad.parity.optimizer_step import judge_update
+        from jaxgrad.parity.promote_jax import in_float64
         from jaxgrad.parity.run_jax import JaxRun
         from jaxgrad.parity.run_torch import TorchRun
 
         torch_run = TorchRun(self.torch_program, None, self._known("jax"))
         moved_run = TorchRun(self.torch_program, perturb, self._known("jax")) if perturb is not None else None
         ours = torch_run.values()
-        theirs = {p: np.asarray(jnp.asarray(a)).astype(np.float64) for p, a in self.split.named()}
+        theirs = {p: in_float64(jnp.asarray(a)) for p, a in self.split.named()}
         self._bags["torch"] = {bag(each) for each in torch_run.tables()}
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
         jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))

@@ -21,6 +21,10 @@ EXTREME, GAP = 1e8, 1e3
 """From here on an entry stands for infinity (the -1e9 or -3.4e38 of a mask), if all others are so much smaller."""
 
 
+TINY = 1e-60
+"""Of arrays whose largest entry is between this and ``EXTREME``, fourth powers neither overflow nor vanish."""
+
+
 class Fingerprint(NamedTuple):
     """The order-free numbers of an array of float64.
 
@@ -66,9 +70,12 @@ def fingerprint(array: np.ndarray) -> Fingerprint:
     >>> agree(fingerprint(a), fingerprint(a.T), 0.0), agree(fingerprint(a), fingerprint(a + 1), 0.5)
     (True, False)
     """
-    x = np.asarray(array, np.float64).reshape(-1)
+    x = np.asarray(array, np.float64).ravel("K")  # in the order of memory: any order will do
     size, unusual, extreme = x.size, (0, 0, 0), (0, 0.0, 0.0)
-    low, high = _span(x)
+    low, high, sums = _one_pass(x)
+    if TINY < max(-low, high) < EXTREME and low != high:
+        moments = sums / size / max(-low, high) ** _POWERS
+        return Fingerprint(size, unusual, extreme, low, high, moments, np.sort(x) if size <= FEW else _NONE)
     if not (np.isfinite(low) and np.isfinite(high)):
         unusual = (int(np.isnan(x).sum()), int(np.isposinf(x).sum()), int(np.isneginf(x).sum()))
         x = x[np.isfinite(x)]
@@ -86,11 +93,31 @@ def fingerprint(array: np.ndarray) -> Fingerprint:
     )
 
 
-_NONE = np.zeros(0)
+_NONE, _ONES = np.zeros(0), np.ones(BLOCK)
+_POWERS = np.asarray([1.0, 1.0, 2.0, 3.0, 4.0])
 
 
 def _span(x: np.ndarray) -> tuple[float, float]:
     return (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+
+
+def _one_pass(x: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """The smallest and the largest entry, and the sums that are the moments, not yet scaled; NaN where there is one."""
+    low, high, sums = np.inf, -np.inf, np.zeros(5)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, x.size, BLOCK):
+            y = x[start : start + BLOCK]
+            square = y * y
+            low, high = np.minimum(low, y.min()), np.maximum(high, y.max())
+            ones = _ONES[: y.size]
+            sums += (
+                np.dot(y, ones),
+                np.dot(np.abs(y), ones),
+                np.dot(y, y),
+                np.dot(square, y),
+                np.dot(square, square),
+            )
+    return (float(low), float(high), sums) if x.size else (0.0, 0.0, sums)
 
 
 def _moments(x: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -107,8 +134,7 @@ def _moments(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return sums / x.size
 
 
-# How far each moment may move when every entry, at most 1 in size, moves by d: d times this.
-_SLOPES = np.asarray([1.0, 1.0, 2.0, 3.0, 4.0])
+_SLOPES = _POWERS  # how far each moment may move when every entry, at most 1 in size, moves by d: d times this
 
 
 def agree(a: Fingerprint, b: Fingerprint, distance: float) -> bool:
@@ -155,6 +181,19 @@ def separation(a: Fingerprint, b: Fingerprint) -> float:
     return float(max(moved.max(), abs(a.low - b.low) / largest, abs(a.high - b.high) / largest))
 
 
+def farthest(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest distance between two entries in one place, of arrays of one shape; NaN where there is one."""
+    alike = a.flags.c_contiguous == b.flags.c_contiguous and a.flags.f_contiguous == b.flags.f_contiguous
+    if alike and (a.flags.c_contiguous or a.flags.f_contiguous):
+        a, b = a.ravel("K"), b.ravel("K")
+    rows = max(1, BLOCK * len(a) // max(a.size, 1)) if a.ndim else 1
+    worst = 0.0
+    for start in range(0, len(a) if a.ndim else 1, rows):
+        apart = a[start : start + rows] - b[start : start + rows] if a.ndim else a - b
+        worst = np.maximum(worst, np.abs(apart).max(initial=0.0))  # which is NaN once one is
+    return float(worst)
+
+
 def own_error(own: np.ndarray, shadow: np.ndarray) -> tuple[float, bool]:
     """How far a program's own entries are from the shadow's, and whether some are not finite where the shadow's are.
 
@@ -168,9 +207,9 @@ def own_error(own: np.ndarray, shadow: np.ndarray) -> tuple[float, bool]:
     if not own.size:
         return 0.0, False
     with np.errstate(invalid="ignore", over="ignore"):
+        worst = farthest(own, shadow)
+        if np.isfinite(worst):
+            return worst, False
         distance = np.abs(own - shadow)
-    worst = float(distance.max())
-    if np.isfinite(worst):
-        return worst, False
     lost = bool((np.isfinite(shadow) & ~np.isfinite(own)).any())
     return float(np.max(distance, where=np.isfinite(distance), initial=0.0)), lost

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxgrad.parity.leaves import Group, LeafMatch, layouts, likeness, same_under_layout
+from jaxgrad.parity.fingerprints import farthest
+from jaxgrad.parity.leaves import Group, Layouts, LeafMatch, fitting_layouts, likeness, same_under_layout
 from jaxgrad.parity.rounding import shadow_distance
 from jaxgrad.parity.tape import Tape
 
@@ -23,6 +24,27 @@ class Side:
     gradients: Arrays
     own_gradients: Arrays
     moved: Arrays
+    distances: dict[str, float] = field(default_factory=dict)
+    layouts: dict[tuple[str, str], Layouts] = field(default_factory=dict)
+
+    def laid_out(self, name: str, other: Side, path: str) -> Layouts:
+        """The layouts in which a parameter has its entries where the other side's has them; found once."""
+        key = (name, path)
+        if key not in self.layouts:
+            self.layouts[key] = fitting_layouts(self.values[name], other.values[path])
+        return self.layouts[key]
+
+    def vanishes(self, name: str) -> bool:
+        """Whether the gradient is zero in every entry."""
+        index = self.tape.gradients.get(name)
+        found = None if index is None else self.tape.values[index].summary.fingerprint
+        if found is None:
+            return not self.slopes(name).any()
+        return found.largest == 0 and not any(found.unusual) and not found.extreme[0]
+
+    def moving(self, names: Sequence[str]) -> Sequence[str]:
+        """Those whose gradients do not vanish; the first, where all do."""
+        return [name for name in names if not self.vanishes(name)] or names[:1]
 
     def slopes(self, name: str) -> np.ndarray:
         """The gradient; zeros where the loss does not reach the parameter."""
@@ -31,12 +53,20 @@ class Side:
 
     def distance(self, name: str) -> float:
         """How far from the truth a gradient entry may be in float64."""
+        if name not in self.distances:
+            self.distances[name] = self._distance(name)
+        return self.distances[name]
+
+    def _distance(self, name: str) -> float:
         index = self.tape.gradients.get(name)
         if index is None:
             return 0.0
         moved = self.moved.get(name)
         noise = float(np.abs(moved - self.gradients[name]).max(initial=0.0)) if moved is not None else 0.0
-        scale = max(self.tape.values[index].summary.scale, float(np.abs(self.gradients[name]).max(initial=0.0)))
+        summary = self.tape.values[index].summary
+        found = summary.fingerprint
+        largest = found.largest if found is not None else float(np.abs(self.gradients[name]).max(initial=0.0))
+        scale = max(summary.scale, largest)
         return shadow_distance(scale, noise)
 
     def moves(self, name: str) -> bool:
@@ -86,22 +116,17 @@ def compare_gradients(match: LeafMatch, torch: Side, jax: Side, losses_agree: bo
         else:
             _one_to_one(group, torch, jax, found, shuffled)
     for group in match.groups:
-        if not any(jax.slopes(path).any() for path in group.jax):
-            found.zero += [name for name in group.torch if not torch.slopes(name).any()]
+        if all(map(jax.vanishes, group.jax)):
+            found.zero += filter(torch.vanishes, group.torch)
     return found
 
 
 def _some_layout_is_shuffled(match: LeafMatch, torch: Side, jax: Side) -> bool:
     """Whether some parameter has its entries in an order that no order of axes explains: gates, interleaved heads."""
     for group in match.groups:
-        if group.how == "same" and len(group.torch) == 1:
-            ours, theirs = torch.values[group.torch[0]], jax.values[group.jax[0]]
-            moved = (
-                ours.transpose(axes) if axes is not None else ours.reshape(theirs.shape)
-                for axes in layouts(ours.shape, theirs.shape)
-            )
-            if not any(np.array_equal(each, theirs) for each in moved):
-                return True
+        alone = group.how == "same" and len(group.torch) == 1
+        if alone and not torch.laid_out(group.torch[0], jax, group.jax[0]):
+            return True
     return False
 
 
@@ -114,12 +139,13 @@ def _agree(torch: Side, name: str, jax: Side, path: str, shuffled: bool) -> tupl
     distance = max(torch.distance(name), jax.distance(path))
     ours, theirs = torch.slopes(name), jax.slopes(path)
     values = torch.values[name], jax.values[path]
-    same, apart = same_under_layout(values[0], ours, values[1], theirs, distance, shuffled=shuffled)
+    known = torch.laid_out(name, jax, path)
+    same, apart = same_under_layout(values[0], ours, values[1], theirs, distance, shuffled=shuffled, known=known)
     bits = same
     if same and name in torch.own_gradients and path in jax.own_gradients:
         own = torch.own_gradients[name], jax.own_gradients[path]
-        bits, _ = same_under_layout(values[0], own[0], values[1], own[1], 0.0, shuffled=shuffled)
-    return same, _relative(apart, (ours, theirs)), bits
+        bits, _ = same_under_layout(values[0], own[0], values[1], own[1], 0.0, shuffled=shuffled, known=known)
+    return same, 0.0 if same else _relative(apart, (ours, theirs)), bits
 
 
 def _one_to_one(group: Group, torch: Side, jax: Side, found: GradientMatch, shuffled: bool) -> None:
@@ -231,9 +257,8 @@ def _cut(wholes: list[np.ndarray], pieces: list[np.ndarray], distance: float) ->
 
 def _in_order(values: np.ndarray, slopes: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Slopes in the order in which ``like`` holds the parameter's entries."""
-    for axes in layouts(values.shape, like.shape):
-        if np.array_equal(values.transpose(axes) if axes is not None else values.reshape(like.shape), like):
-            return slopes.transpose(axes) if axes is not None else slopes.reshape(like.shape)
+    for axes in fitting_layouts(values, like):
+        return slopes.transpose(axes) if axes is not None else slopes.reshape(like.shape)
     order = np.empty(like.size, np.int64)
     order[np.argsort(like, axis=None, kind="stable")] = np.argsort(values, axis=None, kind="stable")
     return slopes.ravel()[order].reshape(like.shape)
@@ -242,14 +267,27 @@ def _in_order(values: np.ndarray, slopes: np.ndarray, like: np.ndarray) -> np.nd
 def _tied(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None:
     """One leaf on one side, several copies of it on the other: their gradients add up."""
     reference = torch.values[group.torch[0]]
-    ours = np.sum([_in_order(torch.values[name], torch.slopes(name), reference) for name in group.torch], axis=0)
-    theirs = np.sum([_in_order(jax.values[path], jax.slopes(path), reference) for path in group.jax], axis=0)
+    ours, theirs = (
+        _sum_of(_in_order(side.values[each], side.slopes(each), reference) for each in side.moving(some))
+        for side, some in ((torch, group.torch), (jax, group.jax))
+    )
     found.same_bits = False
     found.notes.append(
         f"{' + '.join(group.torch)} is taken for {' + '.join(group.jax)}: equal entries, gradients added up "
         "(trained apart they will not stay equal)"
     )
-    _settle(group, float(np.abs(ours - theirs).max(initial=0.0)), torch, jax, found)
+    _settle(group, farthest(ours, theirs), torch, jax, found)
+
+
+def _sum_of(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """The sum; of one array that array itself."""
+    first, *others = arrays
+    if not others:
+        return first
+    total = first.copy()
+    for each in others:
+        total += each
+    return total
 
 
 def _joined(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None:

@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxgrad.errors import InputError
+from jaxgrad.parity.beside import together
 from jaxgrad.parity.entries import EntryMap, map_entries, related, strangers
-from jaxgrad.parity.fingerprints import BLOCK
+from jaxgrad.parity.fingerprints import BLOCK, farthest
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters by path, in float64."""
+
+Layouts = list[tuple[int, ...] | None]
+"""Permutations of axes; None stands for a plain reshape."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class LeafMatch:
 def bag(array: np.ndarray) -> tuple[int, int, int]:
     """The entries of an array in any order, as a key: equal for the same entries, in linear time.
 
-    The entries' bits are mixed and added up, with the constants of the SplitMix64 generator.
+    The entries' bits are mixed and added up, with constants of the SplitMix64 generator.
     """
     flat = np.asarray(array, np.float64).reshape(-1)
     first = second = 0
@@ -76,18 +80,18 @@ def bag(array: np.ndarray) -> tuple[int, int, int]:
         for start in range(0, flat.size, BLOCK):
             bits = (flat[start : start + BLOCK] + 0.0).view(np.uint64)  # + 0.0 makes -0 the same as 0
             bits += np.uint64(0x9E3779B97F4A7C15)
-            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-                bits ^= bits >> np.uint64(shift)
-                bits *= np.uint64(factor)
-            bits ^= bits >> np.uint64(31)
+            bits ^= bits >> np.uint64(30)  # a float32 made wider has its bits on top, where a product leaves them
+            bits *= np.uint64(0xBF58476D1CE4E5B9)
+            bits ^= bits >> np.uint64(27)
             first += int(bits.sum())
-            second += int((bits * bits).sum())
+            bits *= bits
+            second += int(bits.sum())
     return flat.size, first % 2**64, second % 2**64
 
 
 def is_constant(array: np.ndarray) -> bool:
     """Whether all entries are one number."""
-    return array.size > 0 and bool((array == array.flat[0]).all())
+    return array.size > 0 and bool(array.flat[0] == array.flat[-1]) and bool((array == array.flat[0]).all())
 
 
 def match_leaves(torch: Leaves, jax: Leaves) -> LeafMatch:
@@ -103,8 +107,7 @@ def match_leaves(torch: Leaves, jax: Leaves) -> LeafMatch:
     found = LeafMatch()
     by_key: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
     for side, leaves in enumerate((torch, jax)):
-        for name, array in leaves.items():
-            key = ("constant", float(array.flat[0]) + 0.0) if is_constant(array) else bag(array)
+        for name, key in zip(leaves, together(_key, leaves.values()), strict=True):
             by_key.setdefault(key, ([], []))[side].append(name)
     for key, (ours, theirs) in by_key.items():
         if ours and theirs:
@@ -117,6 +120,10 @@ def match_leaves(torch: Leaves, jax: Leaves) -> LeafMatch:
     for left, leaves in ((found.only_torch, torch), (found.only_jax, jax)):
         left.sort(key=list(leaves).index)
     return found
+
+
+def _key(array: np.ndarray) -> tuple[object, ...]:
+    return ("constant", float(array.flat[0]) + 0.0) if is_constant(array) else bag(array)
 
 
 def _join(found: LeafMatch, torch: Leaves, jax: Leaves) -> None:
@@ -153,16 +160,18 @@ def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch,
     Raises:
       InputError: if parameters are left over on both sides, none of which could be one of the other's.
     """
-    keys = {path: bag(each) for path, each in jax.items()}
-    trained = [bag(each) for each in torch.values()]
     frozen: dict[str, str] = {}
     for name, each in kept.items():
         key = bag(each)
-        alike = [path for path in jax if keys[path] == key and path not in frozen]
+
+        def same(other: np.ndarray, size: int = each.size, key: tuple[int, int, int] = key) -> bool:
+            return other.size == size and bag(other) == key
+
+        alike = [path for path in jax if path not in frozen and same(jax[path])]
+        found = len(alike)
         if is_constant(each):  # a fresh statistic is all zeros or ones, as other leaves are: then its name must say so
             alike = [path for path in alike if likeness(name, path)]
-        others = sum(keys[path] == key and path not in frozen for path in jax)
-        if alike and others > trained.count(key):  # more than torch trains
+        if alike and found > sum(map(same, torch.values())):  # more than torch trains
             frozen[max(alike, key=lambda path: likeness(name, path))] = name
     match = match_leaves(torch, {path: each for path, each in jax.items() if path not in frozen})
     if match.only_torch and match.only_jax and not match.broken:
@@ -226,6 +235,7 @@ def same_under_layout(
     distance: float,
     *,
     shuffled: bool = True,
+    known: Layouts | None = None,
 ) -> tuple[bool, float]:
     """Whether two gradients agree entry by entry, under the permutation that the parameters themselves show.
 
@@ -237,22 +247,19 @@ def same_under_layout(
       distance: how far apart two entries may be.
       shuffled: whether equal entries of the parameter may stand in any order among themselves, even where axes in
         another order would do: a bias of zeros whose kernel has its rows in another order.
+      known: the ``fitting_layouts`` of the parameter, if they were found before.
 
     Returns:
       Whether they agree, and the largest distance between two entries.
     """
-    if np.isnan(our_slopes).any() or np.isnan(their_slopes).any():
+    if _has_nan(our_slopes) or _has_nan(their_slopes):
         both = np.isnan(our_slopes).sum() == np.isnan(their_slopes).sum() == our_slopes.size
         return bool(both), float("nan")
     worst = float("inf")
-    laid_out = False
-    for axes in layouts(ours.shape, theirs.shape):
-        moved = ours.transpose(axes) if axes is not None else ours.reshape(theirs.shape)
-        if not np.array_equal(moved, theirs):
-            continue
-        laid_out = True
-        slopes = our_slopes.transpose(axes) if axes is not None else our_slopes.reshape(theirs.shape)
-        apart = float(np.abs(slopes - their_slopes).max(initial=0.0))
+    fitting = fitting_layouts(ours, theirs) if known is None else known
+    laid_out = bool(fitting)
+    for axes in fitting:
+        apart = farthest(_laid_out(our_slopes, axes, theirs.shape), their_slopes)
         if apart <= distance:
             return True, apart
         worst = min(worst, apart)
@@ -266,9 +273,26 @@ def same_under_layout(
     return apart <= distance, min(worst, apart)
 
 
-def layouts(ours: tuple[int, ...], theirs: tuple[int, ...]) -> list[tuple[int, ...] | None]:
+def fitting_layouts(ours: np.ndarray, theirs: np.ndarray) -> Layouts:
+    """The layouts in which two arrays are equal, entry by entry."""
+    return [
+        axes
+        for axes in layouts(ours.shape, theirs.shape)
+        if np.array_equal(_laid_out(ours, axes, theirs.shape), theirs)
+    ]
+
+
+def _laid_out(array: np.ndarray, axes: tuple[int, ...] | None, shape: tuple[int, ...]) -> np.ndarray:
+    return array.transpose(axes) if axes is not None else array.reshape(shape)
+
+
+def _has_nan(array: np.ndarray) -> bool:
+    return array.size > 0 and bool(np.isnan(array.max()))
+
+
+def layouts(ours: tuple[int, ...], theirs: tuple[int, ...]) -> Layouts:
     """The permutations of axes that make the one shape the other; None stands for a plain reshape."""
-    found: list[tuple[int, ...] | None] = []
+    found: Layouts = []
     if len(ours) == len(theirs) and len(ours) <= 5:
         found += [axes for axes in itertools.permutations(range(len(ours))) if tuple(ours[a] for a in axes) == theirs]
     if ours != theirs:

@@ -25,12 +25,27 @@ def is_narrow(aval: Any) -> bool:
     return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended) and np.dtype(dtype) in _WIDE
 
 
+ALIGNED = 64
+"""Where an array begins at a multiple of so many bytes, JAX takes NumPy's memory as it is, and copies nothing."""
+
+
+def in_float64(array: Any) -> np.ndarray:
+    """A copy of a real array in float64, in memory that JAX can share."""
+    given = np.asarray(array)
+    room = np.empty(given.size * 8 + ALIGNED, np.uint8)
+    start = -room.ctypes.data % ALIGNED
+    made = room[start : start + given.size * 8].view(np.float64).reshape(given.shape)
+    made[...] = given
+    return made
+
+
 def widened(array: Any) -> Any:
     """The array in float64 if it is floating; else as it is."""
     if not is_narrow(array):
         return array
     with jax.enable_x64(True):
-        return jnp.asarray(np.asarray(array).astype(_WIDE[np.dtype(array.dtype)]))
+        wide = _WIDE[np.dtype(array.dtype)]
+        return jnp.asarray(in_float64(array) if wide == np.float64 else np.asarray(array).astype(wide))
 
 
 def bind_promoted(eqn: Any, shadows: list[Any]) -> list[Any]:

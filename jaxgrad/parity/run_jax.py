@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
 from jaxgrad.parity.programs import JaxProgram, SplitParams
+from jaxgrad.parity.promote_jax import in_float64
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_jax import JaxRecorder
 from jaxgrad.pytrees import short
@@ -23,9 +24,7 @@ class JaxRun:
     def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray]):
         self.program, self.split = program, split
         self.own = [jnp.asarray(array) for array in split.arrays]
-        self.wide = [
-            shadows.get(p, np.asarray(a).astype(np.float64)) for p, a in zip(split.paths, self.own, strict=True)
-        ]
+        self.wide = [shadows[p] if p in shadows else in_float64(a) for p, a in zip(split.paths, self.own, strict=True)]
         self.loss = 0.0
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
@@ -100,7 +99,7 @@ class JaxRun:
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)
         ]
         leaves += [
-            (name, array, wide.astype(np.float64) if _floating(array) else None, _floating(array))
+            (name, array, in_float64(wide) if _floating(array) else None, _floating(array))
             for name, array, wide in zip(names, arrays, exact, strict=True)
         ]
         loss, *grads = recorder.record(*traced, leaves)

@@ -153,7 +153,7 @@ class TorchRun:
     def buffers(self) -> dict[str, np.ndarray]:
         """The floating buffers as they are now."""
         return {
-            n: b.detach().double().cpu().numpy().copy()
+            n: b.detach().to(torch.float64, copy=True).cpu().numpy()
             for n, b in self.program.module.named_buffers()
             if b.is_floating_point()
         }
@@ -166,7 +166,7 @@ class TorchRun:
 
     def values(self) -> dict[str, np.ndarray]:
         """The parameters as they are now, in float64."""
-        return {n: p.detach().double().cpu().numpy().copy() for n, p in self.parameters.items()}
+        return {n: p.detach().to(torch.float64, copy=True).cpu().numpy() for n, p in self.parameters.items()}
 
     def _check_loss(self, loss: Any) -> None:
         if not isinstance(loss, torch.Tensor):

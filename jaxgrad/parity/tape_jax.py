@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import InputError
+from jaxgrad.parity.beside import Beside
 from jaxgrad.parity.constants import moved_constant, recover
-from jaxgrad.parity.fingerprints import EXTREME, fingerprint, own_error
+from jaxgrad.parity.fingerprints import EXTREME, Fingerprint, fingerprint, own_error
 from jaxgrad.parity.kinds import jax_kind
-from jaxgrad.parity.promote_jax import bind_promoted, is_narrow, widened
+from jaxgrad.parity.promote_jax import bind_promoted, in_float64, is_narrow, widened
 from jaxgrad.parity.rounding import Operand, operand_scale
 from jaxgrad.parity.sites_jax import site_of, stage_of
-from jaxgrad.parity.tape import Op, Summary, Tape
+from jaxgrad.parity.tape import Op, Summary, Tape, Value
 from jaxgrad.report.values import Site
 
 # Primitives after which a value is the same value, whatever its shape.
@@ -80,6 +81,8 @@ class JaxRecorder:
         self._perturb = None if perturb is None else np.random.default_rng(perturb)
         self._exact_constant = exact_constant
         self._constants: dict[Any, _Cell] = {}
+        self._waiting: list[tuple[Value, str, tuple[int, ...], Any]] = []
+        self._beside = Beside()
 
     def record(
         self,
@@ -97,6 +100,17 @@ class JaxRecorder:
         Returns:
           What each output of the jaxpr holds.
         """
+        with self._beside:
+            cells = self._record(closed, better, leaves)
+            self._settle()
+        return cells
+
+    def _record(
+        self,
+        closed: jex.ClosedJaxpr,
+        better: jex.ClosedJaxpr | None,
+        leaves: Sequence[tuple[str, Any, np.ndarray | None, bool]],
+    ) -> list[_Cell]:
         given = []
         for name, array, shadow, live in leaves:
             cell = self._given(array, shadow, name, exact=True)
@@ -261,15 +275,13 @@ class JaxRecorder:
         eqn: Any,
         shadowed: bool,
     ) -> list[_Cell]:
-        operands = [each for cell in inputs if (each := Operand.of(self.tape.values[cell.index])) is not None]
         kind = jax_kind(name)
+        read = tuple(dict.fromkeys(cell.index for cell in inputs))
         cells = []
         for own, shadows in made:
-            summary = self._summary(own, shadows, lambda largest, size: operand_scale(kind, operands, largest, size))
-            value = self.tape.add_value(tuple(np.shape(own)), str(own.dtype), summary)
+            value = self._value(own, shadows, None, kind, read)
             cells.append(_Cell(own, shadows, value.index))
         draws = name.startswith(_DRAWS)
-        read = tuple(dict.fromkeys(cell.index for cell in inputs))
         op = Op(name, read, tuple(cell.index for cell in cells), site, stage_of(eqn), shadowed, draws)
         self.tape.add_op(op)
         return cells
@@ -302,7 +314,7 @@ class JaxRecorder:
         if not jnp.issubdtype(own.dtype, jnp.floating):
             wide = widened(own)
             return self._cell_of(own, (wide,) * self._worlds, leaf)
-        base = np.asarray(own).astype(np.float64) if shadow is None else np.asarray(shadow, np.float64)
+        base = in_float64(own) if shadow is None else np.asarray(shadow, np.float64)
         moved = base
         if leaf == "constant":
             certain = True
@@ -318,29 +330,46 @@ class JaxRecorder:
         return self._cell_of(own, worlds, leaf)
 
     def _cell_of(self, own: Any, shadows: tuple[Any, ...], leaf: str) -> _Cell:
-        summary = self._summary(own, shadows, lambda largest, size: largest)
-        value = self.tape.add_value(tuple(own.shape), str(own.dtype), summary, leaf=leaf)
-        return _Cell(own, shadows, value.index)
+        return _Cell(own, shadows, self._value(own, shadows, leaf, "other", ()).index)
 
-    def _summary(self, own: Any, shadows: tuple[Any, ...], scale_of: Callable[[float, int], float]) -> Summary:
-        if not (jnp.issubdtype(own.dtype, jnp.floating) or jnp.issubdtype(own.dtype, jnp.complexfloating)):
-            return Summary(None, 0.0, 0.0, 0.0, False)
-        narrow, wide, *second = (_real(each) for each in (own, *shadows))
-        found = fingerprint(wide)
-        error, lost = own_error(narrow, wide)
-        noise = 0.0
-        if second:
-            with np.errstate(invalid="ignore"):
-                moved = np.abs(wide - second[0])
-            # What stands for infinity in a mask moves by more than all that it is added to.
-            noise = float(np.max(moved, where=np.isfinite(moved) & (np.abs(wide) < EXTREME), initial=0.0))
-        return Summary(found, scale_of(found.largest, found.size), error, noise, lost)
+    def _value(self, own: Any, shadows: tuple[Any, ...], leaf: str | None, kind: str, read: tuple[int, ...]) -> Value:
+        """A new value of the tape, whose summary is made beside the run: it waits for what JAX computes."""
+        value = self.tape.add_value(tuple(np.shape(own)), str(own.dtype), _UNKNOWN, leaf=leaf)
+        self._waiting.append((value, kind, read, self._beside.start(_measured, own, shadows)))
+        return value
+
+    def _settle(self) -> None:
+        """Write the summaries down, in order: a scale is made of those of the operands."""
+        for value, kind, read, measured in self._waiting:
+            found, error, noise, lost = measured.result()
+            scale = 0.0
+            if found is not None:
+                operands = [each for i in read if (each := Operand.of(self.tape.values[i])) is not None]
+                scale = operand_scale(kind, operands, found.largest, found.size)
+            value.summary = Summary(found, scale, error, noise, lost)
+        self._waiting.clear()
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 _NOWHERE = Site("", "", "", 0)
+_UNKNOWN = Summary(None, 0.0, 0.0, 0.0, False)
 _KEPT_WHOLE = {"reduce", "reduce_window", "scatter", "pallas_call", "shard_map", "custom_root"}
+
+
+def _measured(own: Any, shadows: tuple[Any, ...]) -> tuple[Fingerprint | None, float, float, bool]:
+    """The fingerprint, the program's own error, the noise, and whether entries were lost."""
+    if not (jnp.issubdtype(own.dtype, jnp.floating) or jnp.issubdtype(own.dtype, jnp.complexfloating)):
+        return None, 0.0, 0.0, False
+    narrow, wide, *second = (_real(each) for each in (own, *shadows))
+    error, lost = own_error(narrow, wide)
+    noise = 0.0
+    if second:
+        with np.errstate(invalid="ignore"):
+            moved = np.abs(wide - second[0])
+        # What stands for infinity in a mask moves by more than all that it is added to.
+        noise = float(np.max(moved, where=np.isfinite(moved) & (np.abs(wide) < EXTREME), initial=0.0))
+    return fingerprint(wide), error, noise, lost
 
 
 def _opened(closed: Any) -> Any:

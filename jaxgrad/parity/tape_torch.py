@@ -22,6 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
+from jaxgrad.parity.beside import side_by_side
 from jaxgrad.parity.constants import moved_constant, recover
 from jaxgrad.parity.fingerprints import fingerprint, own_error
 from jaxgrad.parity.kinds import torch_kind
@@ -122,9 +123,9 @@ class TorchRecorder(TorchDispatchMode):
         return self._value_of(tensor).index
 
     def shadow_of(self, tensor: torch.Tensor) -> np.ndarray:
-        """A copy of the float64 shadow of a tensor."""
+        """The float64 shadow of a tensor; valid until the tensor is written again."""
         with torch.no_grad():
-            return self._shadow(tensor).detach().cpu().numpy().copy()
+            return self._shadow(tensor).detach().cpu().numpy()
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
@@ -270,8 +271,9 @@ class TorchRecorder(TorchDispatchMode):
         summary = Summary(None, 0.0, 0.0, 0.0, False)
         if tensor.is_floating_point() or tensor.is_complex():
             shadow = _array(self._shadow(tensor))
-            found = fingerprint(shadow)
-            error, lost = own_error(_array(tensor.detach()), shadow)
+            found, (error, lost) = side_by_side(
+                lambda: fingerprint(shadow), lambda: own_error(_array(tensor.detach()), shadow), shadow.size
+            )
             summary = Summary(found, scale_of(found.largest, found.size), error, 0.0, lost)
         name = str(tensor.dtype).removeprefix("torch.")
         return self.tape.add_value(tuple(tensor.shape), name, summary)
