@@ -33,3 +33,14 @@ def test_the_port_of_the_readme_is_told_as_the_readme_says(torch, tmp_path, caps
         exec(compile(code, str(path), "exec"), {"__name__": "port"})
     said = capsys.readouterr().out.replace(f"{tmp_path}/", "")
     assert shown[: shown.index("```")].rstrip() in said
+
+
+def test_the_readmes_translation_of_a_torch_optimizer_runs(torch):
+    text = README.read_text()
+    start = text.index("from jaxgrad import optax_from_torch, optax_state_from_torch")
+    space = {"torch": torch, "jnp": jax.numpy}
+    exec(compile(text[start : text.index("```", start)], "README.md", "exec"), space)
+    space["optimizer"].load_state_dict(space["back"].optimizer)
+    space["scheduler"].load_state_dict(space["back"].scheduler)
+    assert space["scheduler"].best == 0.5
+    assert space["optimizer"].state[space["net"].weight]["step"] == 1

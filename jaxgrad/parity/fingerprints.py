@@ -6,6 +6,7 @@ the same fingerprint. It is made in a few passes over the entries, so the cost i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -181,17 +182,27 @@ def separation(a: Fingerprint, b: Fingerprint) -> float:
     return float(max(moved.max(), abs(a.low - b.low) / largest, abs(a.high - b.high) / largest))
 
 
+def _in_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Two arrays of one shape piece by piece, in the order of memory where that is the same."""
+    alike = a.flags.c_contiguous == b.flags.c_contiguous and a.flags.f_contiguous == b.flags.f_contiguous
+    if not a.ndim or (alike and (a.flags.c_contiguous or a.flags.f_contiguous)):
+        a, b = a.ravel("K"), b.ravel("K")
+    rows = max(1, BLOCK * len(a) // max(a.size, 1))
+    for start in range(0, len(a), rows):
+        yield a[start : start + rows], b[start : start + rows]
+
+
 def farthest(a: np.ndarray, b: np.ndarray) -> float:
     """The largest distance between two entries in one place, of arrays of one shape; NaN where there is one."""
-    alike = a.flags.c_contiguous == b.flags.c_contiguous and a.flags.f_contiguous == b.flags.f_contiguous
-    if alike and (a.flags.c_contiguous or a.flags.f_contiguous):
-        a, b = a.ravel("K"), b.ravel("K")
-    rows = max(1, BLOCK * len(a) // max(a.size, 1)) if a.ndim else 1
     worst = 0.0
-    for start in range(0, len(a) if a.ndim else 1, rows):
-        apart = a[start : start + rows] - b[start : start + rows] if a.ndim else a - b
-        worst = np.maximum(worst, np.abs(apart).max(initial=0.0))  # which is NaN once one is
+    for ours, theirs in _in_blocks(a, b):
+        worst = np.maximum(worst, np.abs(ours - theirs).max(initial=0.0))  # which is NaN once one is
     return float(worst)
+
+
+def equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays have the same shape and entries; as ``np.array_equal``, which looks at all of them first."""
+    return a.shape == b.shape and all(bool((ours == theirs).all()) for ours, theirs in _in_blocks(a, b))
 
 
 def own_error(own: np.ndarray, shadow: np.ndarray) -> tuple[float, bool]:

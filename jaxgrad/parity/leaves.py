@@ -17,7 +17,7 @@ import numpy as np
 from jaxgrad.errors import InputError
 from jaxgrad.parity.beside import together
 from jaxgrad.parity.entries import EntryMap, map_entries, related, strangers
-from jaxgrad.parity.fingerprints import BLOCK, farthest
+from jaxgrad.parity.fingerprints import BLOCK, equal, farthest
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters by path, in float64."""
@@ -275,11 +275,7 @@ def same_under_layout(
 
 def fitting_layouts(ours: np.ndarray, theirs: np.ndarray) -> Layouts:
     """The layouts in which two arrays are equal, entry by entry."""
-    return [
-        axes
-        for axes in layouts(ours.shape, theirs.shape)
-        if np.array_equal(_laid_out(ours, axes, theirs.shape), theirs)
-    ]
+    return [axes for axes in layouts(ours.shape, theirs.shape) if equal(_laid_out(ours, axes, theirs.shape), theirs)]
 
 
 def _laid_out(array: np.ndarray, axes: tuple[int, ...] | None, shape: tuple[int, ...]) -> np.ndarray:
