@@ -118,7 +118,7 @@ def _judge_leaves(
             path, error = closest(name, torch.values[name], left, jax.values)
         if path is not None:
             left = [each for each in left if each != path]
-            message = f"torch's {name} and JAX's {path} start from different numbers"
+            message = _started(name, torch.values[name], path, jax.values[path])
         else:
             message = f"torch's {name} has no counterpart among JAX's parameters"
         site = _leaf_site(torch.tape, name, name.rpartition(".")[0])
@@ -130,6 +130,13 @@ def _judge_leaves(
         found.divergences.append(
             Divergence(step, "params", NO_SITE, _leaf_site(jax.tape, path, ""), 1.0, None, message)
         )
+
+
+def _started(name: str, ours: np.ndarray, path: str, theirs: np.ndarray) -> str:
+    if ours.size == theirs.size:
+        return f"torch's {name} and JAX's {path} start from different numbers"
+    shapes = f"torch's {name} {list(ours.shape)} and JAX's {path} {list(theirs.shape)}"
+    return f"{shapes} share entries, and are not of one size"
 
 
 def _leaf_site(tape: Tape, name: str, module: str) -> Site:

@@ -114,8 +114,8 @@ class JaxRun:
             self.moved[path] = np.asarray(cell.shadows[-1])
         return tape, recorder.uncertain
 
-    def update(self) -> None:
-        """Update parameters and optimizer state, in the program's own precision and in float64."""
+    def update(self, part: float = 1.0) -> None:
+        """Update parameters and optimizer state on the gradients times a power of two, in both precisions."""
         import optax
 
         optimizer = self.program.optimizer
@@ -133,10 +133,10 @@ class JaxRun:
             return SplitParams(optax.apply_updates(params, updates)).arrays, state
 
         paths = self.split.paths
-        grads = [jnp.asarray(self.own_gradients[p], own.dtype) for p, own in zip(paths, self.own, strict=True)]
+        grads = [part * jnp.asarray(self.own_gradients[p], own.dtype) for p, own in zip(paths, self.own, strict=True)]
         self.own, own = step(self.own, grads, self._states[0], self.loss)
         with jax.enable_x64(True):
-            grads = [jnp.asarray(self.gradients[p]) for p in paths]
+            grads = [part * jnp.asarray(self.gradients[p]) for p in paths]
             made, wide = step([jnp.asarray(each) for each in self.wide], grads, self._states[1], self.loss)
             self.wide = [np.asarray(each, np.float64) for each in made]
         self._states = own, wide

@@ -134,13 +134,20 @@ class TorchRun:
                 self.own_gradients[name] = (own.float() if own.element_size() == 2 else own).numpy()
         return tape
 
-    def update(self) -> None:
-        """Step the optimizer, and then the scheduler."""
+    def update(self, part: float = 1.0) -> None:
+        """Step the optimizer, on the gradients times a power of two, and then the scheduler."""
         assert self.program.optimizer is not None
         with self.recorder.recording("update"):
+            if part != 1:
+                for parameter in self.program.module.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(part)
             self.program.optimizer.step()
-        if self.program.scheduler is not None:
-            self.program.scheduler.step()
+        scheduler = self.program.scheduler
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(self.loss)
+        elif scheduler is not None:
+            scheduler.step()
 
     def shadows(self) -> dict[str, np.ndarray]:
         """The parameters in float64, as their shadows are now."""

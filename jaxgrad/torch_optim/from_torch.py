@@ -78,7 +78,20 @@ def optax_from_torch(
         return made[0]
     if labels is None:
         labels = _labels(optimizer, params)
-    return optax.partition(dict(enumerate(made)), labels)
+    return _by_group(made, labels)
+
+
+def _by_group(made: list[optax.GradientTransformation], labels: Any) -> optax.GradientTransformation:
+    """Each group's transformation on its own leaves, and on no others.
+
+    This is ``optax.partition``, which calls the labels if they can be called: an Equinox module of labels can.
+    """
+
+    def of(number: int) -> optax.GradientTransformation:
+        mask = jax.tree.map(lambda label: label == number, labels)
+        return optax.masked(made[number], lambda tree: mask)
+
+    return optax.chain(*map(of, range(len(made))))
 
 
 def spec_from_torch(optimizer: Any) -> OptimizerSpec:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +121,29 @@ def test_vmap_over_runs(name):
 
     together, alone = jax.vmap(run)(starts), jnp.stack([run(w) for w in starts])
     np.testing.assert_allclose(together, alone, rtol=1e-2 if name == "Muon" else 1e-6)
+
+
+def test_parameters_that_are_spread_over_devices():
+    code = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from jaxgrad.torch_optim.from_torch import optax_from_spec
+from jaxgrad.torch_optim.specs import DEFAULTS
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+mesh = Mesh(np.array(jax.devices()).reshape(4), ("rows",))
+w = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)), jnp.float32)
+for name in DEFAULTS:
+    ours = optax_from_spec(name, lr=0.1)
+    step = jax.jit(lambda p, s: ours.update(p * 0.5, s, p))
+    alone, _ = step(w, ours.init(w))
+    spread = jax.device_put(w, NamedSharding(mesh, P("rows")))
+    together, _ = step(spread, ours.init(spread))
+    np.testing.assert_allclose(together, alone, rtol=1e-2 if name == "Muon" else 1e-5, err_msg=name)
+    assert len(together.sharding.device_set) == 4, name
+print("spread over", jax.device_count())
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **flags})
+    assert done.stdout == "spread over 4\n", done.stderr
 
 
 def test_it_composes_with_chain():

@@ -247,3 +247,44 @@ def test_a_fresh_optimizer_has_a_fresh_state():
     ours = optax_from_torch(optimizer)
     state = optax_state_from_torch(optimizer, ours, params)
     jax.tree.map(np.testing.assert_array_equal, state, ours.init(params))
+
+
+def test_a_frozen_dict_and_an_equinox_module_are_trees_as_any():
+    flax = pytest.importorskip("flax", reason="needs the extra ports")
+    eqx = pytest.importorskip("equinox", reason="needs the extra ports")
+    module = _network()
+    arrays = {name: jnp.asarray(p.detach().numpy().copy()) for name, p in module.named_parameters()}
+    model = eqx.nn.MLP(5, 2, 7, 1, key=jax.random.key(0))
+    for number, name in enumerate("02"):
+        parts = (arrays[f"{name}.weight"], arrays[f"{name}.bias"])
+        model = eqx.tree_at(lambda m, n=number: (m.layers[n].weight, m.layers[n].bias), model, parts)
+    frozen = flax.core.freeze({"a": {"kernel": arrays["0.weight"].T, "bias": arrays["0.bias"]}})
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [module[0].weight, module[2].weight], "weight_decay": 0.1},
+            {"params": [module[0].bias, module[2].bias], "weight_decay": 0.0},
+        ],
+        1e-2,
+    )
+    _step(module, optimizer, _quadratic(module))
+    for tree in (eqx.filter(model, eqx.is_array), frozen):
+        stale = jax.tree.map(lambda leaf: leaf, tree)
+        named = {name: jnp.asarray(p.detach().numpy().copy()) for name, p in module.named_parameters()}
+        now = _replaced(stale, arrays, named)
+        ours = optax_from_torch(optimizer, params=now)
+        state = optax_state_from_torch(optimizer, ours, now)
+        updates, _ = ours.update(jax.tree.map(jnp.zeros_like, now), state, now)
+        moved = optax.apply_updates(now, updates)
+        assert jax.tree.structure(moved) == jax.tree.structure(tree)
+        assert all((a != b).any() for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(now), strict=True))
+
+
+def _replaced(tree, before, after):
+    def leaf(old):
+        for name, was in before.items():
+            for turn in (lambda a: a, lambda a: a.T):
+                if turn(was).shape == old.shape and (turn(was) == old).all():
+                    return turn(after[name])
+        raise AssertionError("no such parameter")
+
+    return jax.tree.map(leaf, tree)
