@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,17 +28,13 @@ WORTH_A_THREAD = 100_000
 """Entries of an array; the work on fewer is done before a thread has begun."""
 
 
-@functools.cache
-def _helper() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1)
-
-
 def side_by_side(one: Callable[[], Any], other: Callable[[], Any], entries: int) -> tuple[Any, Any]:
     """Both results; the two computed at once, where there are entries enough to make that worth while."""
     if entries < WORTH_A_THREAD:
         return one(), other()
-    started = _helper().submit(other)
-    return one(), started.result()
+    with ThreadPoolExecutor(max_workers=1) as pool:  # gone at the end: no thread is left behind
+        started = pool.submit(other)
+        return one(), started.result()
 
 
 class Beside:
