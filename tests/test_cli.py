@@ -39,9 +39,10 @@ USAGE = "usage: jaxgrad lesson"
 
 @pytest.fixture(autouse=True)
 def threads_end_with_their_test():
+    before = threading.enumerate()
     yield
     for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
+        if thread not in before and not thread.daemon:
             thread.join()
 
 
