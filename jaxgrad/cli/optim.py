@@ -105,6 +105,8 @@ def parsed(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _as_text(found: Any) -> str:
+    from jaxgrad.torch_optim.pieces import code_in_line
+
     ours = "torch_optim." in found.code
     lines = ["import optax", *(["from jaxgrad import torch_optim"] if ours else []), ""]
     lines += [f"optimizer = {found.code}", ""]
@@ -113,7 +115,7 @@ def _as_text(found: Any) -> str:
         return "\n".join(lines)
     if found.exact is not None:
         lines.append(f"the same as in {found.truth}: {_measured(found.exact)}")
-    lines += [f"not the same: {found.naive.code()}", f"  {_measured(found.naive_measured)}"]
+    lines += [f"not the same: {code_in_line(found.naive)}", f"  {_measured(found.naive_measured)}"]
     lines += [f"  since {reason}" for reason in found.reasons]
     return "\n".join(lines)
 
@@ -126,6 +128,8 @@ def _measured(measured: Any) -> str:
 
 
 def _as_json(found: Any) -> dict[str, Any]:
+    from jaxgrad.torch_optim.pieces import code_in_line
+
     def of(measured: Any) -> Any:
         return None if measured is None else {**dataclasses.asdict(measured), "same": measured.same}
 
@@ -133,7 +137,7 @@ def _as_json(found: Any) -> dict[str, Any]:
         "torch": {"optimizer": found.name, "options": found.options},
         "code": found.code,
         "exact": of(found.exact),
-        "naive": {"code": found.naive.code(), **of(found.naive_measured)},
+        "naive": {"code": code_in_line(found.naive), **of(found.naive_measured)},
         "reasons": list(found.reasons),
         "held against": found.truth,
     }

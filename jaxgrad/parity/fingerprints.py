@@ -127,11 +127,7 @@ def _moments(x: np.ndarray, low: float, high: float) -> np.ndarray:
         return np.zeros(5)
     if low == high:
         return np.asarray([np.sign(low), 1, 1, np.sign(low), 1], np.float64)
-    sums = np.zeros(5)
-    for start in range(0, x.size, BLOCK):
-        y = x[start : start + BLOCK] / largest
-        square = y * y
-        sums += (y.sum(), np.abs(y).sum(), square.sum(), np.dot(square, y), np.dot(square, square))
+    _, _, sums = _one_pass(x / largest)
     return sums / x.size
 
 

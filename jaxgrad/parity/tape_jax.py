@@ -101,25 +101,17 @@ class JaxRecorder:
           What each output of the jaxpr holds.
         """
         with self._beside:
-            cells = self._record(closed, better, leaves)
+            given = []
+            for name, array, shadow, live in leaves:
+                cell = self._given(array, shadow, name, exact=True)
+                value = self.tape.values[cell.index]
+                value.leaf, value.live = name, live
+                self.tape.leaves[name] = cell.index
+                given.append(cell)
+            better = better if better is not None and _same_structure(closed.jaxpr, better.jaxpr) else None
+            cells = self._run(closed, better, given, _NOWHERE)
             self._settle()
         return cells
-
-    def _record(
-        self,
-        closed: jex.ClosedJaxpr,
-        better: jex.ClosedJaxpr | None,
-        leaves: Sequence[tuple[str, Any, np.ndarray | None, bool]],
-    ) -> list[_Cell]:
-        given = []
-        for name, array, shadow, live in leaves:
-            cell = self._given(array, shadow, name, exact=True)
-            value = self.tape.values[cell.index]
-            value.leaf, value.live = name, live
-            self.tape.leaves[name] = cell.index
-            given.append(cell)
-        better = better if better is not None and _same_structure(closed.jaxpr, better.jaxpr) else None
-        return self._run(closed, better, given, _NOWHERE)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import optax
 
-from jaxgrad.torch_optim.naive import IN_FLOAT32, Naive, naive, reasons
-from jaxgrad.torch_optim.pieces import build, code
+from jaxgrad.torch_optim.naive import IN_FLOAT32, naive, reasons
+from jaxgrad.torch_optim.pieces import Piece, build, code, code_in_line
 from jaxgrad.torch_optim.translate import pieces_of
 
 STEPS = 200
@@ -53,7 +53,7 @@ class Translation:
     options: dict[str, Any]
     code: str
     exact: Measured | None
-    naive: Naive
+    naive: list[Piece]
     naive_measured: Measured
     reasons: tuple[str, ...]
     truth: str
@@ -74,7 +74,7 @@ def translation(name: str, options: Mapping[str, Any], torch: Any) -> Translatio
     problem = _Problem(name, bool(options.get("maximize")))
     truth = _torch_run(name, options, torch) if torch is not None else None
     pieces = pieces_of(name, options)
-    measured = problem.measure(stock.build, lambda: build(pieces), truth)
+    measured = problem.measure(lambda: build(stock), lambda: build(pieces), truth)
     exact = problem.measure(lambda: build(pieces), lambda: build(pieces), truth) if truth is not None else None
     if measured.same:
         told: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ def translation(name: str, options: Mapping[str, Any], torch: Any) -> Translatio
         told = (IN_FLOAT32,)
     else:
         told = tuple(reasons(name, options))
-    written = stock.code() if measured.same else code(pieces)
+    written = code_in_line(stock) if measured.same else code(pieces)
     held = f"torch {torch.__version__}" if torch is not None else "the exact translation (torch is not installed)"
     return Translation(name, dict(options), written, exact, stock, measured, told, held)
 
@@ -157,8 +157,7 @@ def _optax_run(optimizer: optax.GradientTransformation, start: list[np.ndarray])
 def _torch_run(name: str, options: Mapping[str, Any], torch: Any) -> Callable[[list[np.ndarray]], Step]:
     def run(start: list[np.ndarray]) -> Step:
         tensors = [torch.nn.Parameter(torch.tensor(p)) for p in start]
-        given = {key: value for key, value in options.items() if (name, key) != ("AdamW", "decoupled_weight_decay")}
-        optimizer = getattr(torch.optim, name)(tensors, **given)
+        optimizer = getattr(torch.optim, name)(tensors, **options)
 
         def step(grads: list[np.ndarray]) -> list[np.ndarray]:
             for p, g in zip(tensors, grads, strict=True):

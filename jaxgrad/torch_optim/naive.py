@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import optax
+from jaxgrad.torch_optim.pieces import Piece, turned
 
 Options = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Naive:
-    """A stock optax optimizer.
-
-    Attributes:
-      function: its name, as in ``"optax.sgd"``; dotted below ``optax``.
-      arguments: by keyword.
-      maximize: whether the gradients' sign is turned first.
-      decay: L2 decay that is added to the gradient first; 0 for none.
-    """
-
-    function: str
-    arguments: dict[str, Any]
-    maximize: bool = False
-    decay: float = 0.0
-
-    def build(self) -> optax.GradientTransformation:
-        """Make it."""
-        function: Any = optax
-        for part in self.function.removeprefix("optax.").split("."):
-            function = getattr(function, part)
-        made = [optax.scale(-1.0)] if self.maximize else []
-        made += [optax.add_decayed_weights(self.decay)] if self.decay else []
-        return optax.chain(*made, function(**self.arguments))
-
-    def code(self) -> str:
-        """The call as Python."""
-        call = f"{self.function}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
-        before = ["optax.scale(-1.0)"] if self.maximize else []
-        before += [f"optax.add_decayed_weights({self.decay!r})"] if self.decay else []
-        return f"optax.chain({', '.join([*before, call])})" if before else call
-
-
-def naive(name: str, options: Options) -> Naive:
-    """The optax optimizer of the same name, given the same numbers."""
+def naive(name: str, options: Options) -> list[Piece]:
+    """The optax optimizer of the same name, given the same numbers; the last piece is its call."""
     return _NAIVE[name](options)
 
 
@@ -54,105 +20,81 @@ def reasons(name: str, options: Options) -> list[str]:
     return [words for condition, words in _REASONS.get(name, ()) if condition(options)]
 
 
-def _adam_like(function: str) -> Callable[[Options], Naive]:
-    def made(o: Options) -> Naive:
-        arguments = {"learning_rate": o["lr"], "b1": o["betas"][0], "b2": o["betas"][1], "eps": o["eps"]}
-        chosen = function
-        if function in ("optax.adam", "optax.nadam", "optax.radam") and o["weight_decay"]:
-            if function == "optax.radam":
-                return Naive(chosen, arguments, o["maximize"], o["weight_decay"])
-            chosen += "w"
-            arguments["weight_decay"] = o["weight_decay"]
-        elif function == "optax.adamw":
-            arguments["weight_decay"] = o["weight_decay"]
-        elif function == "optax.adamax" and o["weight_decay"]:
-            chosen = "optax.adamaxw"
-            arguments["weight_decay"] = o["weight_decay"]
+def _called(function: str, o: Options, names: Mapping[str, str], *, decay: float = 0.0, **more: Any) -> list[Piece]:
+    """The call of an optax optimizer: by optax's names, torch's options; ``more`` has no option of its own."""
+    arguments = {name: o[option] for name, option in {"learning_rate": "lr", **names}.items()}
+    return [*turned(o.get("maximize", False), decay), Piece.of(function, **arguments, **more)]
+
+
+def _adam_like(function: str, decoupled: str | None) -> Callable[[Options], list[Piece]]:
+    """An optimizer with two betas, and the name of its variant with decoupled decay; None: there is none."""
+
+    def made(o: Options) -> list[Piece]:
+        betas = {"b1": o["betas"][0], "b2": o["betas"][1]}
         if o.get("amsgrad"):
-            chosen = "optax.amsgrad"
-            arguments.pop("weight_decay", None)
-            return Naive(chosen, arguments, o["maximize"], o["weight_decay"])
-        return Naive(chosen, arguments, o["maximize"])
+            return _called("optax.amsgrad", o, {}, decay=o["weight_decay"], **betas, eps=o["eps"])
+        if decoupled is None:
+            return _called(function, o, {}, decay=o["weight_decay"], **betas, eps=o["eps"])
+        if not o["weight_decay"] and function != decoupled:
+            return _called(function, o, {}, **betas, eps=o["eps"])
+        return _called(decoupled, o, {}, **betas, eps=o["eps"], weight_decay=o["weight_decay"])
 
     return made
 
 
-def _sgd(o: Options) -> Naive:
-    arguments = {"learning_rate": o["lr"], "momentum": o["momentum"] or None, "nesterov": o["nesterov"]}
-    return Naive("optax.sgd", arguments, o["maximize"], o["weight_decay"])
+def _sgd(o: Options) -> list[Piece]:
+    momentum = {"momentum": o["momentum"] or None}
+    return _called("optax.sgd", o, {}, decay=o["weight_decay"], **momentum, nesterov=o["nesterov"])
 
 
-def _rmsprop(o: Options) -> Naive:
-    arguments = {
-        "learning_rate": o["lr"],
-        "decay": o["alpha"],
-        "eps": o["eps"],
-        "centered": o["centered"],
-        "momentum": o["momentum"] or None,
-    }
-    return Naive("optax.rmsprop", arguments, o["maximize"], o["weight_decay"])
+def _rmsprop(o: Options) -> list[Piece]:
+    names = {"decay": "alpha", "eps": "eps", "centered": "centered"}
+    return _called("optax.rmsprop", o, names, decay=o["weight_decay"], momentum=o["momentum"] or None)
 
 
-def _adagrad(o: Options) -> Naive:
-    arguments = {
-        "learning_rate": o["lr"],
-        "initial_accumulator_value": o["initial_accumulator_value"],
-        "eps": o["eps"],
-    }
-    return Naive("optax.adagrad", arguments, o["maximize"], o["weight_decay"])
+def _adagrad(o: Options) -> list[Piece]:
+    names = {"initial_accumulator_value": "initial_accumulator_value", "eps": "eps"}
+    return _called("optax.adagrad", o, names, decay=o["weight_decay"])
 
 
-def _adadelta(o: Options) -> Naive:
-    arguments = {"learning_rate": o["lr"], "rho": o["rho"], "eps": o["eps"], "weight_decay": o["weight_decay"]}
-    return Naive("optax.adadelta", arguments, o["maximize"])
+def _adadelta(o: Options) -> list[Piece]:
+    return _called("optax.adadelta", o, {"rho": "rho", "eps": "eps", "weight_decay": "weight_decay"})
 
 
-def _rprop(o: Options) -> Naive:
-    arguments = {
-        "learning_rate": o["lr"],
-        "eta_minus": o["etas"][0],
-        "eta_plus": o["etas"][1],
-        "min_step_size": o["step_sizes"][0],
-        "max_step_size": o["step_sizes"][1],
-    }
-    return Naive("optax.rprop", arguments, o["maximize"])
+def _rprop(o: Options) -> list[Piece]:
+    (minus, plus), (least, most) = o["etas"], o["step_sizes"]
+    return _called("optax.rprop", o, {}, eta_minus=minus, eta_plus=plus, min_step_size=least, max_step_size=most)
 
 
-def _asgd(o: Options) -> Naive:
-    return Naive("optax.sgd", {"learning_rate": o["lr"]}, o["maximize"], o["weight_decay"])
+def _asgd(o: Options) -> list[Piece]:
+    return _called("optax.sgd", o, {}, decay=o["weight_decay"])
 
 
-def _adafactor(o: Options) -> Naive:
-    arguments = {
-        "learning_rate": o["lr"],
-        "min_dim_size_to_factor": 1,
-        "decay_rate": -o["beta2_decay"],
-        "clipping_threshold": o["d"],
-        "weight_decay_rate": o["weight_decay"] or None,
-    }
-    return Naive("optax.adafactor", arguments, o["maximize"])
+def _adafactor(o: Options) -> list[Piece]:
+    return _called(
+        "optax.adafactor",
+        o,
+        {},
+        min_dim_size_to_factor=1,
+        decay_rate=-o["beta2_decay"],
+        clipping_threshold=o["d"],
+        weight_decay_rate=o["weight_decay"] or None,
+    )
 
 
-def _muon(o: Options) -> Naive:
-    arguments = {
-        "learning_rate": o["lr"],
-        "ns_coeffs": o["ns_coefficients"],
-        "ns_steps": o["ns_steps"],
-        "beta": o["momentum"],
-        "eps": o["eps"],
-        "weight_decay": o["weight_decay"],
-        "nesterov": o["nesterov"],
-    }
-    return Naive("optax.contrib.muon", arguments)
+def _muon(o: Options) -> list[Piece]:
+    names = {"ns_coeffs": "ns_coefficients", "ns_steps": "ns_steps", "beta": "momentum"}
+    same = {option: option for option in ("eps", "weight_decay", "nesterov")}
+    return _called("optax.contrib.muon", o, names | same)
 
 
-_NAIVE: dict[str, Callable[[Options], Naive]] = {
+_NAIVE: dict[str, Callable[[Options], list[Piece]]] = {
     "SGD": _sgd,
-    "Adam": _adam_like("optax.adam"),
-    "AdamW": _adam_like("optax.adamw"),
-    "Adamax": _adam_like("optax.adamax"),
-    "NAdam": _adam_like("optax.nadam"),
-    "RAdam": _adam_like("optax.radam"),
+    "Adam": _adam_like("optax.adam", "optax.adamw"),
+    "AdamW": _adam_like("optax.adamw", "optax.adamw"),
+    "Adamax": _adam_like("optax.adamax", "optax.adamaxw"),
+    "NAdam": _adam_like("optax.nadam", "optax.nadamw"),
+    "RAdam": _adam_like("optax.radam", None),
     "RMSprop": _rmsprop,
     "Adagrad": _adagrad,
     "Adadelta": _adadelta,

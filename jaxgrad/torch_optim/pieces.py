@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import optax
@@ -45,7 +46,7 @@ class Piece:
     def build(self) -> optax.GradientTransformation:
         """Make the call."""
         stock = self.function.removeprefix("optax.")
-        function = OURS[self.function] if stock == self.function else getattr(optax, stock)
+        function = OURS[self.function] if stock == self.function else attrgetter(stock)(optax)
         positional = [value for name, value in self.arguments if name is None]
         return function(*positional, **{name: value for name, value in self.arguments if name is not None})
 
@@ -54,6 +55,12 @@ class Piece:
         prefix = "" if self.function.startswith("optax.") else "torch_optim."
         arguments = ", ".join(f"{value!r}" if name is None else f"{name}={value!r}" for name, value in self.arguments)
         return f"{prefix}{self.function}({arguments})"
+
+
+def turned(maximize: bool, decay: float = 0.0) -> list[Piece]:
+    """What comes before an optimizer: the sign turned for one that climbs, and an L2 decay in the gradient."""
+    found = [Piece.of("optax.scale", -1.0)] if maximize else []
+    return [*found, Piece.of("optax.add_decayed_weights", decay)] if decay else found
 
 
 def build(pieces: list[Piece]) -> optax.GradientTransformation:
@@ -68,3 +75,9 @@ def code(pieces: list[Piece]) -> str:
         return pieces[0].code()
     lines = "".join(f"    {piece.code()},\n" for piece in pieces)
     return f"optax.chain(\n{lines})"
+
+
+def code_in_line(pieces: list[Piece]) -> str:
+    """The pieces as Python, on one line."""
+    calls = ", ".join(piece.code() for piece in pieces)
+    return calls if len(pieces) == 1 else f"optax.chain({calls})"

@@ -65,14 +65,14 @@ def tables(scheduler: Any, steps: int, every: int) -> list[GroupTables]:
     end = horizon(scheduler)
     length = steps if end is None else end
     moved, stand_in = copied(scheduler)
-    rows = [[(_number(group["lr"]), _momentum(group)) for group in stand_in.param_groups]]
+    rows = [[(float(group["lr"]), _momentum(group)) for group in stand_in.param_groups]]
     for _ in range(length):
         try:
             advance(moved)
         except ValueError:  # past the last step it was made for
             end = None
             break
-        rows.append([(_number(group["lr"]), _momentum(group)) for group in stand_in.param_groups])
+        rows.append([(float(group["lr"]), _momentum(group)) for group in stand_in.param_groups])
     seen = np.asarray(rows, np.float64)  # [step, group, rate and momentum]
     found = []
     for group in range(seen.shape[1]):
@@ -85,10 +85,6 @@ def tables(scheduler: Any, steps: int, every: int) -> list[GroupTables]:
             )
         )
     return found
-
-
-def _number(value: Any) -> float:
-    return float(value)
 
 
 def _momentum(group: Mapping[str, Any]) -> float:

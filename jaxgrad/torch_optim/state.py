@@ -127,7 +127,8 @@ def torch_state_from_optax(
     tensors = [p for group in optimizer.param_groups for p in group["params"]]
     made: list[dict[str, Any]] = [{} for _ in tensors]
 
-    def collected(inner: Any, fields: Mapping[str, str]) -> Any:
+    for inner in _all_states(state):
+        fields = _FIELDS.get(type(inner), {})
         members: set[str] = set()
         for field, key in fields.items():
             value = getattr(inner, field)
@@ -143,12 +144,9 @@ def torch_state_from_optax(
                     made[owner.number][_laid_out(path, owner, key)] = torchs
         for field, key in fields.items():
             if _is_scalar(inner, field):
+                number = float(getattr(inner, field))
                 for path in members:
-                    number = float(getattr(inner, field))
                     made[owners[path].number][key] = torch.tensor(number, dtype=torch.get_default_dtype())
-        return inner
-
-    _rewritten(state, collected)
     given = optimizer.state_dict()
     for entry, before in zip(made, kept, strict=True):
         for key, value in before.items():  # what optax has no need of, a step that nothing reads
@@ -181,9 +179,8 @@ def _owners(optimizer: Any, params: Any, counterparts: Any) -> tuple[dict[str, M
 
 def _rewritten(state: Any, rewrite: Callable[[Any, Mapping[str, str]], Any]) -> Any:
     """A state with the states of optimizers in it rewritten, wherever they are nested."""
-    for kind, fields in _FIELDS.items():
-        if type(state) is kind:
-            return rewrite(state, fields)
+    if type(state) in _FIELDS:
+        return rewrite(state, _FIELDS[type(state)])
     if isinstance(state, dict):
         return {key: _rewritten(value, rewrite) for key, value in state.items()}
     if isinstance(state, tuple):
@@ -267,6 +264,7 @@ def _scheduler_state(scheduler: Any, state: Any, every: int, groups: list[dict[s
 
 
 def _all_states(state: Any) -> list[Any]:
+    """A state and those nested in it, from the outside in."""
     found = [state] if isinstance(state, tuple) else []
     children = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
     for each in children:

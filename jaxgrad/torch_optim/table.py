@@ -47,7 +47,7 @@ def table(torch: Any) -> str:
         assert exact is not None
         why = "the same" if found.naive_measured.same else "; ".join(found.reasons)
         lines.append(
-            f"| `{name}({given})` | `{found.naive.function}` | {found.naive_measured.difference:.0e} | "
+            f"| `{name}({given})` | `{found.naive[-1].function}` | {found.naive_measured.difference:.0e} | "
             f"{'stock' if 'torch_optim.' not in found.code else '`torch_optim`'} | {exact.difference:.0e} "
             f"({exact.free:.0e}) | {why} |"
         )

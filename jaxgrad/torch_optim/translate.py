@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxgrad.torch_optim.pieces import Piece
+from jaxgrad.torch_optim.pieces import Piece, turned
 
 Options = Mapping[str, Any]
 
@@ -25,11 +25,9 @@ def pieces_of(
     Returns:
       The pieces in their order.
     """
-    found = [Piece.of("optax.scale", -1.0)] if options.get("maximize") else []
     decay = options.get("weight_decay", 0)
     decoupled = name in ("AdamW", "Muon") or options.get("decoupled_weight_decay", False)
-    if decay and not decoupled and name != "Adafactor":
-        found.append(Piece.of("optax.add_decayed_weights", decay))
+    found = turned(options.get("maximize", False), 0 if decoupled or name == "Adafactor" else decay)
     if name in _WHOLE:
         return [*found, _WHOLE[name](options, scalar_dtype)]
     found += _DIRECTIONS[name](options, cycled, scalar_dtype)
