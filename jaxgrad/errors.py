@@ -29,20 +29,23 @@ class ProgramError(JaxgradError, RuntimeError):
 
 
 class DivergenceError(JaxgradError, ArithmeticError):
-    """Gradient descent ran away: the learning rate is too big for the data.
+    """Gradient descent ran away: the learning rate is too big for the data, most often.
 
     Attributes:
       step: the first step, counted from 1, that shows it.
-      largest_stable_rate: below this rate descent on the same data converges.
+      largest_stable_rate: below this rate descent on the same data converges; None if that is not known.
+      result: of ``fit``, what was reached before: the last good parameters; None from others.
     """
 
-    def __init__(self, message: str, *, step: int, largest_stable_rate: float):
+    def __init__(self, message: str, *, step: int, largest_stable_rate: float | None, result: Any = None):
         super().__init__(message)
         self.step = step
         self.largest_stable_rate = largest_stable_rate
+        self.result = result
 
     def __reduce__(self) -> tuple[Any, ...]:  # by itself an exception is pickled by its message alone
-        return partial(type(self), step=self.step, largest_stable_rate=self.largest_stable_rate), (str(self),)
+        attributes = {"step": self.step, "largest_stable_rate": self.largest_stable_rate, "result": self.result}
+        return partial(type(self), **attributes), (str(self),)
 
 
 # The extra that brings each optional package; one row a package.
@@ -50,6 +53,7 @@ _EXTRAS = {
     "torch": "torch",
     "matplotlib": "plot",
     "networkx": "plot",
+    "orbax": "checkpoint",
     "transformers": "ports",
     "flax": "ports",
 }
