@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from jaxgrad import InputError
-from jaxgrad.data import read_points
+from jaxgrad.points import read_points
 
 
 def written(tmp_path, content: str | bytes):

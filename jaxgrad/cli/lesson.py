@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
     x, y, title = None, None, "the lesson's points"
     if options.data is not None:
-        from jaxgrad.data import read_points
+        from jaxgrad.points import read_points
 
         x, y, columns = read_points(options.data)
         title = f"{options.data}: {len(x)} points, x is {columns[0]!r}, y is {columns[1]!r}"
