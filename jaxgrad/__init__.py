@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxgrad.data import batches as batches
     from jaxgrad.errors import (
         DivergenceError as DivergenceError,
         InputError as InputError,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
         torch_state_from_optax as torch_state_from_optax,
     )
     from jaxgrad.trace import Trace as Trace
+    from jaxgrad.training.loop import fit as fit
+    from jaxgrad.training.values import FitResult as FitResult
     from jaxgrad.updates import make_step as make_step, sgd_update as sgd_update
 
 # Each public name and the module that holds it, in the order of the lesson.
@@ -51,6 +54,9 @@ _HOMES = {
     "loss": "losses",
     "sgd_update": "updates",
     "make_step": "updates",
+    "batches": "data",
+    "fit": "training.loop",
+    "FitResult": "training.values",
     "run_lesson": "lesson",
     "largest_stable_rate": "stability",
     "Trace": "trace",

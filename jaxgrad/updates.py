@@ -94,8 +94,6 @@ def make_step(
     >>> round(params.w.item(), 4), round(params.b.item(), 4), round(value.item(), 4)
     (1.8667, 5.8, 3.6667)
     """
-    if not callable(loss):
-        raise InputTypeError(f"make_step: loss is a {type(loss).__name__}, expected a function loss(params, *batch).")
     if (optimizer is None) == (learning_rate is None):
         given = "neither" if optimizer is None else "both"
         raise InputError(
@@ -104,21 +102,42 @@ def make_step(
         )
     if learning_rate is not None:
         check_learning_rate("make_step", learning_rate)
-    elif not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise InputTypeError(
-            f"make_step: optimizer is {optimizer!r}, expected an optax GradientTransformation. Pass optax.sgd(0.1)."
-        )
+    made = training_step("make_step", loss, optimizer)
 
     def step(params: Any, opt_state: Any, batch: tuple[Any, ...]) -> tuple[Any, Any, jax.Array]:
         check_floating("make_step", "params", params)
-        if not isinstance(batch, tuple):
-            given = f"one array, {short(batch)}" if isinstance(batch, jax.Array) else f"a {type(batch).__name__}"
-            raise InputTypeError(
-                f"make_step: batch is {given}, expected a tuple that is spread as "
-                "loss(params, *batch). Pass (x, y), or (x,) for one array."
-            )
-        value, grads = jax.value_and_grad(_scalar(loss))(params, *batch)
-        if learning_rate is not None:
+        check_batch("make_step", batch)
+        return made(params, opt_state, batch, learning_rate)
+
+    return jax.jit(step, donate_argnums=(0, 1) if donate else ())
+
+
+def training_step(function: str, loss: Callable[..., Any], optimizer: Any) -> Callable[..., tuple[Any, Any, jax.Array]]:
+    """The step that ``make_step`` compiles, as a pure function of the rate as well.
+
+    Args:
+      function: the public function that was called, the start of the message.
+      loss: as for ``make_step``.
+      optimizer: as for ``make_step``; None for the update by hand.
+
+    Returns:
+      ``step(params, opt_state, batch, learning_rate) -> (params, opt_state, loss)``; only the update by hand reads
+      ``learning_rate``.
+
+    Raises:
+      InputError, InputTypeError: if one of them is of the wrong kind.
+    """
+    if not callable(loss):
+        raise InputTypeError(f"{function}: loss is a {type(loss).__name__}, expected a function loss(params, *batch).")
+    if optimizer is not None and not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise InputTypeError(
+            f"{function}: optimizer is {optimizer!r}, expected an optax GradientTransformation. Pass optax.sgd(0.1)."
+        )
+    value_and_grad = jax.value_and_grad(_scalar(function, loss))
+
+    def step(params: Any, opt_state: Any, batch: tuple[Any, ...], learning_rate: Any) -> tuple[Any, Any, jax.Array]:
+        value, grads = value_and_grad(params, *batch)
+        if optimizer is None:
             return sgd_update(params, grads, learning_rate), opt_state, value
         import optax  # the optimizer came from it, so it is loaded
 
@@ -129,21 +148,31 @@ def make_step(
         )
         return optax.apply_updates(params, updates), opt_state, value
 
-    return jax.jit(step, donate_argnums=(0, 1) if donate else ())
+    return step
 
 
-def _scalar(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def check_batch(function: str, batch: Any) -> None:
+    """Refuse a batch that is not a tuple, which a loss gets spread."""
+    if not isinstance(batch, tuple):
+        given = f"one array, {short(batch)}" if isinstance(batch, jax.Array) else f"a {type(batch).__name__}"
+        raise InputTypeError(
+            f"{function}: batch is {given}, expected a tuple that is spread as "
+            "loss(params, *batch). Pass (x, y), or (x,) for one array."
+        )
+
+
+def _scalar(function: str, loss: Callable[..., Any]) -> Callable[..., jax.Array]:
     """The loss, refused in our words where it is not one floating number."""
 
     def checked(params: Any, *batch: Any) -> jax.Array:
         value = loss(params, *batch)
         if not isinstance(value, (jax.Array, np.ndarray, np.generic, float)):
             raise InputTypeError(
-                f"make_step: loss returned a {type(value).__name__}, expected a scalar array. Return the loss alone."
+                f"{function}: loss returned a {type(value).__name__}, expected a scalar array. Return the loss alone."
             )
         if np.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise InputError(
-                f"make_step: loss returned {short(value)}, expected one floating number f32[]. "
+                f"{function}: loss returned {short(value)}, expected one floating number f32[]. "
                 "Take its mean: jnp.mean(...)."
             )
         return jnp.asarray(value)

@@ -20,6 +20,9 @@ NAMES = [  # in the order of the lesson
     "loss",
     "sgd_update",
     "make_step",
+    "batches",
+    "fit",
+    "FitResult",
     "run_lesson",
     "largest_stable_rate",
     "Trace",
@@ -44,8 +47,8 @@ NAMES = [  # in the order of the lesson
     "ProgramError",
     "DifferentError",
 ]
-COMPUTE = NAMES[1:10]
-LAZY = ("torch", "matplotlib", "networkx", "optax", "rich")
+COMPUTE = [name for name in NAMES[1:13] if name != "FitResult"]
+LAZY = ("torch", "matplotlib", "networkx", "optax", "rich", "orbax", "pyarrow", "grain")
 
 
 def modules_after(code: str) -> set[str]:
