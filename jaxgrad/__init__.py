@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Verdict as Verdict,
     )
     from jaxgrad.stability import largest_stable_rate as largest_stable_rate
+    from jaxgrad.tables import read_table as read_table
     from jaxgrad.torch_optim.from_torch import (
         optax_from_spec as optax_from_spec,
         optax_from_torch as optax_from_torch,
@@ -55,6 +56,7 @@ _HOMES = {
     "sgd_update": "updates",
     "make_step": "updates",
     "batches": "data",
+    "read_table": "tables",
     "fit": "training.loop",
     "FitResult": "training.values",
     "run_lesson": "lesson",

@@ -54,6 +54,8 @@ _EXTRAS = {
     "matplotlib": "plot",
     "networkx": "plot",
     "orbax": "checkpoint",
+    "pyarrow": "data",
+    "grain": "data",
     "transformers": "ports",
     "flax": "ports",
 }

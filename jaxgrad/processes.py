@@ -104,13 +104,13 @@ def launch(command: Sequence[str], count: int) -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[Any]] = []
     with contextlib.ExitStack() as opened:
         errors = [opened.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
         opened.callback(lambda: _end(started, 0.0))
         for index in range(count):
             environment = {**os.environ, _VARIABLE: f"{index} {count} {address}"}
-            streams = {} if index == 0 else {"stdout": subprocess.DEVNULL, "stderr": errors[index]}
+            streams: dict[str, Any] = {} if index == 0 else {"stdout": subprocess.DEVNULL, "stderr": errors[index]}
             started.append(subprocess.Popen(list(command), env=environment, **streams))
         try:
             return _ended(started, errors)
@@ -119,7 +119,7 @@ def launch(command: Sequence[str], count: int) -> int:
             raise
 
 
-def _ended(started: list[subprocess.Popen[bytes]], errors: list[Any]) -> int:
+def _ended(started: list[subprocess.Popen[Any]], errors: list[Any]) -> int:
     """Wait for all, or for the first that fails."""
     while any(process.poll() is None for process in started) and not any(process.poll() for process in started):
         time.sleep(0.02)
@@ -143,7 +143,7 @@ def _ended(started: list[subprocess.Popen[bytes]], errors: list[Any]) -> int:
     raise JaxgradError(f"process {index} of {len(started)} failed: {said[-1] if said else started[index].returncode}")
 
 
-def _end(started: list[subprocess.Popen[bytes]], grace: float) -> None:
+def _end(started: list[subprocess.Popen[Any]], grace: float) -> None:
     """Give the processes time to end by themselves, then end them."""
     until = time.monotonic() + grace
     for process in started:

@@ -81,8 +81,9 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """
     if isinstance(leaf, jax.Array) and leaf.sharding.device_set == sharding.device_set:
         of = leaf.sharding
-        is_named = isinstance(of, NamedSharding) and of.mesh.axis_names == sharding.mesh.axis_names
-        return jax.device_put(leaf, NamedSharding(sharding.mesh, of.spec)) if is_named else leaf
+        if isinstance(of, NamedSharding) and of.mesh.axis_names == sharding.mesh.axis_names:
+            return jax.device_put(leaf, NamedSharding(sharding.mesh, of.spec))
+        return leaf
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
     whole = np.asarray(leaf)

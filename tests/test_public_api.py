@@ -21,6 +21,7 @@ NAMES = [  # in the order of the lesson
     "sgd_update",
     "make_step",
     "batches",
+    "read_table",
     "fit",
     "FitResult",
     "run_lesson",
@@ -47,7 +48,7 @@ NAMES = [  # in the order of the lesson
     "ProgramError",
     "DifferentError",
 ]
-COMPUTE = [name for name in NAMES[1:13] if name != "FitResult"]
+COMPUTE = [name for name in NAMES[1:14] if name not in ("FitResult", "read_table")]
 LAZY = ("torch", "matplotlib", "networkx", "optax", "rich", "orbax", "pyarrow", "grain")
 
 

@@ -12,15 +12,14 @@ import jax
 import numpy as np
 
 from jaxgrad.errors import DivergenceError, ProgramError
-from jaxgrad.training.advice import advice
 from jaxgrad.training.keeping import Keeper
 from jaxgrad.training.learning_rates import reader_of
 from jaxgrad.training.program import Run, program
 from jaxgrad.training.progress_bar import Bar
 from jaxgrad.training.setup import Setup, prepare
 from jaxgrad.training.source import PIECE_STEPS, Source, size_of
-from jaxgrad.training.validation import Validation
 from jaxgrad.training.values import FitResult, Progress, Stopped
+from jaxgrad.training.way_back import WayBack
 
 if TYPE_CHECKING:
     import optax
@@ -143,18 +142,16 @@ class _Loop:
     def __init__(self, setup: Setup, callbacks: tuple[Callback, ...]):
         self.setup, self.callbacks = setup, callbacks
         self.source: Source = setup.source
-        self.state, self.step = setup.state, setup.done
+        self.reached: tuple[Any, int] = setup.state, setup.done
         self.losses, self.rates = [setup.losses], [setup.rates]
-        self.reader = reader_of(setup.optimizer, self.state[1])
+        self.reader = reader_of(setup.optimizer, setup.state[1])
         self.started = time.perf_counter()
-        self.told = 0  # pieces that callbacks have seen
         self.seconds_per_step: float | None = None
-        # From here a run that diverges is made again up to its last good step.
-        self.good_step, self.good = self.step, self._snapshot()
         self.room = min(setup.chunk or _ROOM, setup.steps, _ROOM if self.source.again else PIECE_STEPS)
         self.program: Run = program(
             setup.loss, setup.optimizer, self.source.batch_of, setup.loss_dtype, self.room, setup.donate
         )
+        self.way_back = WayBack(setup, self.program, self.room, self._safe(setup.state))
 
     def run(self) -> FitResult:
         """All steps, or as many as there will be."""
@@ -170,72 +167,67 @@ class _Loop:
                 raise
             said = (str(error).splitlines() or [""])[0]
             raise ProgramError(
-                f"fit: after step {self.step} the processes lost each other ({said}). "
+                f"fit: after step {self.reached[1]} the processes lost each other ({said}). "
                 "Look for one that died; go on from the newest checkpoint with resume=True."
             ) from error
-        if self.setup.keeper is not None and self.setup.keeper.saved != self.step:
-            self._save(self.setup.keeper)
-        return self._result(self.state, stopped)
+        state, step = self.reached
+        if self.setup.keeper is not None and self.setup.keeper.saved != step:
+            self._save(self.setup.keeper, state, step)
+        return self._result(state, step, stopped)
 
     def _pieces(self) -> Stopped:
-        setup = self.setup
-        loaded = self.source.load(self._count()) if self.step < setup.steps else None
-        while self.step < setup.steps:
+        setup, (state, step) = self.setup, self.reached
+        loaded = self._load(step)
+        while step < setup.steps:
             if loaded is None:
                 return "data ended"
             arrays, count = loaded
-            before, began = self._snapshot(), time.perf_counter()
-            piece = self.program(self.state, arrays, np.int32(self.step), np.int32(count), setup.rate)
+            before, began = self._safe(state), time.perf_counter()
+            self.reached = before, step  # what an interruption finds
+            piece = self.program(state, arrays, np.int32(step), np.int32(count), setup.rate)
             # The device works; meanwhile an iterator's next batches are gathered.
-            loaded = self._load(self.step + count) if not self.source.again else None
+            loaded = self._load(step + count) if not self.source.again else None
             done = int(piece.done)
             self.seconds_per_step = (time.perf_counter() - began) / done
-            losses = np.array(np.asarray(piece.losses)[:done])
+            losses, rates = np.array(np.asarray(piece.losses)[:done]), self._rates(piece.rates, done)
             self.losses.append(losses)
-            self.rates.append(self._rates(piece.rates, done))
-            if not math.isfinite(losses[-1]) or (self.step + done == setup.steps and not _all_finite(piece.state[0])):
+            self.rates.append(rates)
+            last = step + done == setup.steps
+            if not math.isfinite(losses[-1]) or (last and not _all_finite(piece.state[0])):
                 raise self._diverged(arrays, done)
-            if abs(losses[0]) <= self._limit():
-                self.good_step, self.good = self.step, before
-            self.state, self.step = piece.state, self.step + done
-            if stopped := self._between():
+            self.way_back.passed(step, before, losses)
+            state, step = piece.state, step + done
+            self.reached = state, step
+            if stopped := self._between(state, step, losses, rates):
                 return stopped
             if self.source.again:
-                loaded = self._load(self.step)
+                loaded = self._load(step)
         return "finished"
 
-    def _between(self) -> Stopped | None:
+    def _between(self, state: Any, step: int, losses: np.ndarray, rates: np.ndarray) -> Stopped | None:
         """What happens between two pieces; why to stop, if so."""
         setup, validation = self.setup, self.setup.validation
         newest = None
-        if validation is not None and (self.step % validation.every == 0 or self.step == setup.steps):
-            newest = validation.measure(self.step, self._kept(self.state[0]))
-        if setup.keeper is not None and self.step % setup.keeper.every == 0:
-            self._save(setup.keeper)
-        ended = False
-        if self.callbacks:
-            told = Progress(
-                self.step,
-                setup.steps,
-                *self.state,
-                np.concatenate(self.losses[-1:]),
-                np.concatenate(self.rates[-1:]),
-                time.perf_counter() - self.started,
-                newest,
-            )
-            ended = [callback(told) is True for callback in self.callbacks].count(True) > 0
+        if validation is not None and (step % validation.every == 0 or step == setup.steps):
+            kept = jax.tree.map(jax.numpy.array, state[0]) if setup.donate else state[0]
+            newest = validation.measure(step, kept)
+        if setup.keeper is not None and step % setup.keeper.every == 0:
+            self._save(setup.keeper, state, step)
+        seconds = time.perf_counter() - self.started
+        told = Progress(step, setup.steps, state[0], state[1], losses, rates, seconds, newest)
+        ended = [callback(told) for callback in self.callbacks]
         if validation is not None and newest is not None and validation.is_enough:
             return "early"
-        return "callback" if ended else None
+        return "callback" if any(each is True for each in ended) else None
 
     def _load(self, step: int) -> tuple[Any, int] | None:
         if step >= self.setup.steps or self.source.most == 0:
             return None
         return self.source.load(self._count(step))
 
-    def _count(self, step: int | None = None) -> int:
-        """How many steps the next piece should have."""
-        setup, step = self.setup, self.step if step is None else step
+    def _count(self, step: int) -> int:
+        """How many steps the piece that begins after ``step`` should have."""
+        setup = self.setup
         if setup.chunk is not None:
             count = setup.chunk
         elif self.seconds_per_step is None:
@@ -243,13 +235,9 @@ class _Loop:
         else:
             target = _WATCHED_SECONDS if self.callbacks else _SECONDS
             count = max(1, int(target / self.seconds_per_step))
-        ends = [setup.steps, *(step + every - step % every for every in self._stops())]
-        count = min(count, self.room, *(end - step for end in ends))
-        return setup.agreed(count)
-
-    def _stops(self) -> list[int]:
-        each = (self.setup.validation, self.setup.keeper)
-        return [one.every for one in each if one is not None]
+        stops = [each.every for each in (setup.validation, setup.keeper) if each is not None]
+        ends = [setup.steps, *(step + every - step % every for every in stops)]
+        return setup.agreed(min(count, self.room, *(end - step for end in ends)))
 
     def _rates(self, rates: Any, done: int) -> np.ndarray:
         if rates is not None:
@@ -257,76 +245,33 @@ class _Loop:
         known = self.setup.rate if self.setup.optimizer is None else self.reader
         return np.full(done, np.nan if known is None else float(np.asarray(known)))
 
-    def _save(self, keeper: Keeper) -> None:
-        keeper.save(
-            self.step, self.state, np.concatenate(self.losses), np.concatenate(self.rates), self.setup.validation
-        )
+    def _save(self, keeper: Keeper, state: Any, step: int) -> None:
+        losses, rates = (np.concatenate(each)[:step] for each in (self.losses, self.rates))
+        keeper.save(step, state, losses, rates, self.setup.validation)
 
-    def _result(self, state: Any, stopped: Stopped, losses: np.ndarray | None = None) -> FitResult:
-        validation = self.setup.validation or Validation(len, [], 1, None, 0.0)
-        losses = np.concatenate(self.losses) if losses is None else losses
+    def _result(self, state: Any, step: int, stopped: Stopped) -> FitResult:
+        validation = self.setup.validation
         return FitResult(
             params=state[0],
             opt_state=state[1],
-            losses=losses,
-            learning_rates=np.concatenate(self.rates)[: losses.size],
-            step=losses.size,
+            losses=np.concatenate(self.losses)[:step],
+            learning_rates=np.concatenate(self.rates)[:step],
+            step=step,
             stopped=stopped,
-            validation_losses=np.asarray(validation.losses, np.float64),
-            validation_steps=np.asarray(validation.steps, np.int64),
-            best_params=validation.best_params,
+            validation_losses=np.asarray(validation.losses if validation else [], np.float64),
+            validation_steps=np.asarray(validation.steps if validation else [], np.int64),
+            best_params=validation.best_params if validation else None,
         )
-
-    # A run that diverged.
-
-    def _limit(self) -> float:
-        """A loss up to here is a good one: that of the run's first step."""
-        first = next(each[0] for each in self.losses if each.size)
-        return abs(float(first)) if math.isfinite(first) else math.inf
 
     def _diverged(self, arrays: Any, done: int) -> DivergenceError:
-        setup = self.setup
-        losses, rates = np.concatenate(self.losses), np.concatenate(self.rates)
-        failed = losses.size  # counted from 1
-        fine = math.isfinite(losses[-1])  # then it is the update that was not
-        start = self.good_step
-        good = [n for n, value in enumerate(losses[: failed - 1]) if n >= start and abs(value) <= self._limit()]
-        step = good[-1] if good else start
-        state = self._again(step) if self.source.again else self.good
-        step = step if self.source.again else start
-        batch = self._batch(arrays, failed - 1, done - 1) if jax.process_count() == 1 else None
-        rate = None if math.isnan(rates[-1]) else float(rates[-1])
-        told, stable = advice(setup.loss, state[0], batch, rate)
-        what = "the update gave parameters that are not finite" if fine else f"the loss is {losses[-1]}"
-        result = self._result(state, "diverged", losses[:step])
-        return DivergenceError(
-            f"fit: the run diverges at step {failed}: {what}. The parameters after {step} steps, whose loss was "
-            f"{losses[step] if step < failed else math.nan:.6g}, are the last good ones (error.result). {told}",
-            step=failed,
-            largest_stable_rate=stable,
-            result=result,
-        )
+        losses, rate = np.concatenate(self.losses), float(self.rates[-1][-1])
+        step, state = self.way_back.find(losses)
+        result = self._result(state, step, "diverged")
+        return self.way_back.error(step, state[0], losses, rate, arrays, done - 1, result)
 
-    def _again(self, step: int) -> Any:
-        """The state after so many steps, made again from the last good one."""
-        state, at = self.good, self.good_step
-        while at < step:
-            arrays, count = self.source.load(min(step - at, self.room))
-            if self.setup.donate:
-                state = jax.tree.map(jax.numpy.array, state)
-            piece = self.program(state, arrays, np.int32(at), np.int32(count), self.setup.rate)
-            state, at = piece.state, at + count
-        return state
-
-    def _batch(self, arrays: Any, step: int, place: int) -> Any:
-        return jax.jit(self.source.batch_of)(arrays, np.int32(step), np.int32(place))
-
-    def _snapshot(self) -> Any:
-        """The state, safe from being overwritten."""
-        return jax.device_get(self.state) if self.setup.donate else self.state
-
-    def _kept(self, tree: Any) -> Any:
-        return jax.tree.map(jax.numpy.array, tree) if self.setup.donate else tree
+    def _safe(self, state: Any) -> Any:
+        """The state, where the program does not overwrite it."""
+        return jax.device_get(state) if self.setup.donate else state
 
 
 def _all_finite(params: Any) -> bool:

@@ -68,7 +68,8 @@ def test_an_epoch_is_the_time_between_validations():
     assert found.validation_steps.tolist() == [8, 16, 20]
 
 
-def test_ctrl_c_returns_what_was_reached():
+@pytest.mark.parametrize("donate", [False, True])
+def test_ctrl_c_returns_what_was_reached(donate):
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals reach the main thread")
 
@@ -76,7 +77,7 @@ def test_ctrl_c_returns_what_was_reached():
         if progress.step >= 20:
             os.kill(os.getpid(), signal.SIGINT)
 
-    found = fit(loss, GUESS, DATA, 0.1, steps=10**6, chunk=10, callbacks=interrupt)
+    found = fit(loss, GUESS, DATA, 0.1, steps=10**6, chunk=10, callbacks=interrupt, donate=donate)
     assert found.stopped == "interrupted"
     assert 20 <= found.step < 10**6
     assert found.losses.size == found.learning_rates.size == found.step
