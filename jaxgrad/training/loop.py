@@ -146,10 +146,10 @@ class _Loop:
         self.losses, self.rates = [setup.losses], [setup.rates]
         self.reader = reader_of(setup.optimizer, setup.state[1])
         self.started = time.perf_counter()
-        self.seconds_per_step: float | None = None
+        self.pace = None if setup.on_mesh else setup.plan.pace  # seconds a step
         self.room = min(setup.chunk or _ROOM, setup.steps, _ROOM if self.source.again else PIECE_STEPS)
         self.program: Run = program(
-            setup.loss, setup.optimizer, self.source.batch_of, setup.loss_dtype, self.room, setup.donate
+            setup.loss, setup.optimizer, self.source.batch_of, setup.plan.loss_dtype, self.room, setup.donate
         )
         self.way_back = WayBack(setup, self.program, self.room, self._safe(setup.state))
 
@@ -170,6 +170,8 @@ class _Loop:
                 f"fit: after step {self.reached[1]} the processes lost each other ({said}). "
                 "Look for one that died; go on from the newest checkpoint with resume=True."
             ) from error
+        if not self.setup.on_mesh:
+            self.setup.plan.pace = self.pace
         state, step = self.reached
         if self.setup.keeper is not None and self.setup.keeper.saved != step:
             self._save(self.setup.keeper, state, step)
@@ -188,8 +190,8 @@ class _Loop:
             # The device works; meanwhile an iterator's next batches are gathered.
             loaded = self._load(step + count) if not self.source.again else None
             done = int(piece.done)
-            self.seconds_per_step = (time.perf_counter() - began) / done
-            losses, rates = np.array(np.asarray(piece.losses)[:done]), self._rates(piece.rates, done)
+            self.pace = (time.perf_counter() - began) / done
+            losses, rates = _host(piece.losses, done), self._rates(piece.rates, done)
             self.losses.append(losses)
             self.rates.append(rates)
             last = step + done == setup.steps
@@ -230,23 +232,23 @@ class _Loop:
         setup = self.setup
         if setup.chunk is not None:
             count = setup.chunk
-        elif self.seconds_per_step is None:
+        elif self.pace is None:
             count = 64 if size_of((setup.state, self.source.example())) < _SMALL else 1
         else:
             target = _WATCHED_SECONDS if self.callbacks else _SECONDS
-            count = max(1, int(target / self.seconds_per_step))
+            count = max(1, int(target / self.pace))
         stops = [each.every for each in (setup.validation, setup.keeper) if each is not None]
         ends = [setup.steps, *(step + every - step % every for every in stops)]
         return setup.agreed(min(count, self.room, *(end - step for end in ends)))
 
     def _rates(self, rates: Any, done: int) -> np.ndarray:
         if rates is not None:
-            return np.asarray(rates)[:done].astype(np.float64)
+            return _host(rates, done).astype(np.float64)
         known = self.setup.rate if self.setup.optimizer is None else self.reader
-        return np.full(done, np.nan if known is None else float(np.asarray(known)))
+        return np.broadcast_to(np.float64(np.nan if known is None else known), done)
 
     def _save(self, keeper: Keeper, state: Any, step: int) -> None:
-        losses, rates = (np.concatenate(each)[:step] for each in (self.losses, self.rates))
+        losses, rates = (_joined(each)[:step] for each in (self.losses, self.rates))
         keeper.save(step, state, losses, rates, self.setup.validation)
 
     def _result(self, state: Any, step: int, stopped: Stopped) -> FitResult:
@@ -254,8 +256,8 @@ class _Loop:
         return FitResult(
             params=state[0],
             opt_state=state[1],
-            losses=np.concatenate(self.losses)[:step],
-            learning_rates=np.concatenate(self.rates)[:step],
+            losses=_joined(self.losses)[:step],
+            learning_rates=_joined(self.rates)[:step],
             step=step,
             stopped=stopped,
             validation_losses=np.asarray(validation.losses if validation else [], np.float64),
@@ -264,7 +266,7 @@ class _Loop:
         )
 
     def _diverged(self, arrays: Any, done: int) -> DivergenceError:
-        losses, rate = np.concatenate(self.losses), float(self.rates[-1][-1])
+        losses, rate = _joined(self.losses), float(self.rates[-1][-1])
         step, state = self.way_back.find(losses)
         result = self._result(state, step, "diverged")
         return self.way_back.error(step, state[0], losses, rate, arrays, done - 1, result)
@@ -272,6 +274,18 @@ class _Loop:
     def _safe(self, state: Any) -> Any:
         """The state, where the program does not overwrite it."""
         return jax.device_get(state) if self.setup.donate else state
+
+
+def _host(values: Any, count: int) -> np.ndarray:
+    """The first values of a device's array. On a CPU they stay where they are, unless most of their room is empty."""
+    found = np.asarray(values)[:count]
+    return found if 2 * count >= len(values) else found.copy()
+
+
+def _joined(pieces: list[np.ndarray]) -> np.ndarray:
+    """One array of all of them; a single one is not copied."""
+    filled = [piece for piece in pieces if piece.size] or pieces[:1]
+    return filled[0] if len(filled) == 1 else np.concatenate(filled)
 
 
 def _all_finite(params: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +100,8 @@ def _kept(loss: Any, optimizer: Any, batch_of: BatchOf, loss_dtype: Any, room: i
     return jax.jit(run, donate_argnums=0 if donate else ())
 
 
-class Plan(NamedTuple):
+@dataclass
+class Plan:
     """What is known of a run before anything is compiled.
 
     Attributes:
@@ -107,11 +109,13 @@ class Plan(NamedTuple):
         the first one.
       loss_dtype: of the losses.
       unused: the paths of the parameters that the loss does not use.
+      pace: seconds a step, as an earlier call with the same plan on one device has measured them.
     """
 
     state: tuple[Any, Any]
     loss_dtype: Any
     unused: tuple[str, ...]
+    pace: float | None = None
 
 
 def plan(loss: Any, optimizer: Any, state: tuple[Any, Any], batch: Any) -> Plan:

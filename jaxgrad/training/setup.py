@@ -16,7 +16,7 @@ from jaxgrad.pytrees import check_floating, check_learning_rate, short
 from jaxgrad.sharding import by_rows, check_shared, checked_mesh, everywhere, put
 from jaxgrad.training.checks import check_callbacks, check_finite, check_opt_state, check_used, count
 from jaxgrad.training.keeping import Keeper, fingerprint
-from jaxgrad.training.program import plan, strong
+from jaxgrad.training.program import Plan, plan, strong
 from jaxgrad.training.source import Drawn, OnDevice, Shuffled, Source, Whole, rows_of, shapes_of, size_of
 from jaxgrad.training.validation import Validation, validation_batches
 
@@ -34,7 +34,8 @@ class Setup:
       rate: of that.
       source: of batches.
       state: parameters and optimizer state.
-      loss_dtype: of the losses.
+      plan: what tracing it has shown.
+      on_mesh: whether several devices share its batches.
       steps: to make in all.
       done: of them by the run that this one continues.
       losses: of those.
@@ -51,7 +52,8 @@ class Setup:
     rate: Any
     source: Source
     state: tuple[Any, Any]
-    loss_dtype: Any
+    plan: Plan
+    on_mesh: bool
     steps: int
     done: int
     losses: np.ndarray
@@ -136,17 +138,18 @@ def prepare(
         raise InputError(f"fit: the newest checkpoint is that of step {done}, of steps={steps}. Pass more steps.")
 
     source = make_source(done)
-    state, loss_dtype = _state(loss, params, optimizer, opt_state, source.example(), mesh, donate, allow_unused)
-    losses, rates = np.zeros(0, loss_dtype), np.zeros(0)
+    state, planned = _state(loss, params, optimizer, opt_state, source.example(), mesh, donate, allow_unused)
+    losses, rates = np.zeros(0, planned.loss_dtype), np.zeros(0)
     if keeper and done:
-        state, losses, rates = keeper.restore(state, loss_dtype, watched)
+        state, losses, rates = keeper.restore(state, planned.loss_dtype, watched)
     return Setup(
         loss,
         optimizer,
         rate,
         source,
         state,
-        loss_dtype,
+        planned,
+        mesh is not None,
         steps,
         done,
         losses,
@@ -252,8 +255,8 @@ def _placed(checked: list[Any] | None, mesh: Any) -> list[Any]:
 
 def _state(
     loss: Any, params: Any, optimizer: Any, opt_state: Any, batch: Any, mesh: Any, donate: bool, allow_unused: bool
-) -> tuple[tuple[Any, Any], Any]:
-    """Parameters and optimizer state on their devices, in the dtypes that they will have; and the loss's dtype."""
+) -> tuple[tuple[Any, Any], Plan]:
+    """Parameters and optimizer state on their devices, in the dtypes that they will have; and the plan."""
     placed = partial(_array, mesh=mesh, donate=donate)
     params = jax.tree.map(placed, params, jax.tree.map(strong, params))
     if optimizer is not None:
@@ -264,7 +267,7 @@ def _state(
     planned = plan(loss, optimizer, (params, opt_state), batch)
     if not allow_unused:
         check_used(planned.unused)
-    return jax.tree.map(placed, (params, opt_state), planned.state), planned.loss_dtype
+    return jax.tree.map(placed, (params, opt_state), planned.state), planned
 
 
 def _array(leaf: Any, shape: jax.ShapeDtypeStruct, mesh: Any, donate: bool) -> jax.Array:
