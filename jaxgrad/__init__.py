@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxgrad.blocks import value_and_grad_in_blocks as value_and_grad_in_blocks
     from jaxgrad.data import batches as batches
     from jaxgrad.errors import (
         DivergenceError as DivergenceError,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
         Verdict as Verdict,
     )
     from jaxgrad.stability import largest_stable_rate as largest_stable_rate
+    from jaxgrad.sweeps import sweep as sweep
+    from jaxgrad.sweeps.result import SweepResult as SweepResult
     from jaxgrad.tables import read_table as read_table
     from jaxgrad.torch_optim.from_torch import (
         optax_from_spec as optax_from_spec,
@@ -59,6 +62,9 @@ _HOMES = {
     "read_table": "tables",
     "fit": "training.loop",
     "FitResult": "training.values",
+    "sweep": "sweeps",
+    "SweepResult": "sweeps.result",
+    "value_and_grad_in_blocks": "blocks",
     "run_lesson": "lesson",
     "largest_stable_rate": "stability",
     "Trace": "trace",

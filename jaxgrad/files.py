@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jaxgrad.errors import InputError
@@ -15,20 +17,31 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       InputError: if the folder does not exist or cannot be written to.
     """
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; it takes its name, and the place of what stood there, at the end.
+
+    Raises:
+      InputError: if the folder does not exist or cannot be written to.
+    """
     path = Path(path)
     try:
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}). Pass a path in a folder that exists."
         ) from error
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
+        yield Path(name)
+        os.fsync(handle)  # of the file, through whichever handle it was written
+        os.chmod(name, 0o644)
+        os.replace(name, path)
     except BaseException:
-        os.unlink(aside)
+        os.unlink(name)
         raise
+    finally:
+        os.close(handle)

@@ -12,6 +12,7 @@ import pytest
 
 from jaxgrad import InputError, InputTypeError, LinearParams, MissingExtraError, Trace, loss, plots, run_lesson
 from jaxgrad.frameworks import torch_recorded
+from jaxgrad.plots import graphs
 from jaxgrad.stability import largest_stable_rate
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs the extra plot")
@@ -327,8 +328,8 @@ def test_labels_stay_in_their_boxes_and_boxes_apart(params, x, y):
 
 
 def test_nested_jit_is_entered():
-    plain = plots._jax_graph(nx, jax.make_jaxpr(loss)(PARAMS, X, Y))
-    nested = plots._jax_graph(nx, jax.make_jaxpr(jax.jit(jax.jit(loss)))(PARAMS, X, Y))
+    plain = graphs._jax_graph(nx, jax.make_jaxpr(loss)(PARAMS, X, Y))
+    nested = graphs._jax_graph(nx, jax.make_jaxpr(jax.jit(jax.jit(loss)))(PARAMS, X, Y))
     assert {title for _, title in nested.nodes(data="title")} == OURS
     assert list(nested.edges) == list(plain.edges)
 
@@ -337,7 +338,7 @@ def test_a_literal_given_to_a_nested_jit_is_shown_in_its_operation():
     def scaled(params, x, y):
         return jax.jit(lambda value, factor: value * factor)(loss(params, x, y), np.float32(2))
 
-    graph = plots._jax_graph(nx, jax.make_jaxpr(scaled)(PARAMS, X, Y))
+    graph = graphs._jax_graph(nx, jax.make_jaxpr(scaled)(PARAMS, X, Y))
     assert {title for _, title in graph.nodes(data="title")} == OURS | {"mul(_, 2.0)"}
 
 

@@ -24,6 +24,9 @@ NAMES = [  # in the order of the lesson
     "read_table",
     "fit",
     "FitResult",
+    "sweep",
+    "SweepResult",
+    "value_and_grad_in_blocks",
     "run_lesson",
     "largest_stable_rate",
     "Trace",
@@ -48,7 +51,7 @@ NAMES = [  # in the order of the lesson
     "ProgramError",
     "DifferentError",
 ]
-COMPUTE = [name for name in NAMES[1:14] if name not in ("FitResult", "read_table")]
+COMPUTE = [name for name in NAMES[1:17] if name not in ("FitResult", "SweepResult", "read_table")]
 LAZY = ("torch", "matplotlib", "networkx", "optax", "rich", "orbax", "pyarrow", "grain")
 
 

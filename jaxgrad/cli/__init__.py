@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxgrad.cli import bench, compare, devices, fit, lesson, optim
+from jaxgrad.cli import bench, compare, devices, fit, lesson, optim, sweep
 from jaxgrad.errors import DivergenceError, JaxgradError
 
 EXIT_CODES = """\
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="store_true", help="print the versions of jaxgrad, jax and optax, and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for module in (lesson, compare, optim, fit, devices, bench):
+    for module in (lesson, compare, optim, fit, sweep, devices, bench):
         module.add_to(commands, EXIT_CODES)
     return top
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,13 +79,13 @@ def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
 
 
 def scheduled(
-    inner: optax.GradientTransformation, learning_rate: Table, momentum: Table | None = None
+    inner: optax.GradientTransformation, learning_rate: Callable[[Any], Any], momentum: Table | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Hand each update its learning rate and, where a scheduler cycles it, its momentum.
 
     Args:
       inner: takes them as ``learning_rate`` and ``momentum``.
-      learning_rate: by the count of updates.
+      learning_rate: by the count of updates, as a ``Table`` or an optax schedule gives it.
       momentum: the same, of torch's ``momentum`` or first beta.
     """
     inner = optax.with_extra_args_support(inner)

@@ -245,7 +245,8 @@ class _Loop:
         if rates is not None:
             return _host(rates, done).astype(np.float64)
         known = self.setup.rate if self.setup.optimizer is None else self.reader
-        return np.broadcast_to(np.float64(np.nan if known is None else known), done)
+        number = np.nan if known is None or callable(known) else known
+        return np.broadcast_to(np.float64(number), done)
 
     def _save(self, keeper: Keeper, state: Any, step: int) -> None:
         losses, rates = (_joined(each)[:step] for each in (self.losses, self.rates))
