@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from typing import Any
 
 DESCRIPTION = """\
@@ -109,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
     said = fit_output.header(table, options, mesh)
     if first and not options.json:
         print(said)
+    began = time.perf_counter()
     found = fit(
         scaling.loss,
         scaling.guess(),
@@ -126,5 +128,5 @@ def run(options: argparse.Namespace) -> int:
         progress=first and not options.json and sys.stderr.isatty(),
     )
     if first:
-        fit_output.show(found, scaling, table, options)
+        fit_output.show(found, scaling, table, options, time.perf_counter() - began)
     return 130 if found.stopped == "interrupted" else 0

@@ -37,26 +37,26 @@ def header(table: Table, options: argparse.Namespace, mesh: Any) -> str:
     )
 
 
-def show(found: FitResult, scaling: Scaling, table: Table, options: argparse.Namespace) -> None:
-    """Print the result: as text, or as JSON."""
+def show(found: FitResult, scaling: Scaling, table: Table, options: argparse.Namespace, seconds: float) -> None:
+    """Print the result, and how long it took: as text, or as JSON."""
     w, b = scaling.line(found.params)
     losses = scaling.in_units(found.losses.astype(np.float64))
     if options.json:
-        print(json.dumps(_data(found, losses, scaling, table, options), allow_nan=False))
+        print(json.dumps(_data(found, losses, scaling, table, options) | {"seconds": seconds}, allow_nan=False))
         return
     print()
     print(f"{'step':>10}  {'loss':>12}  {'learning rate':>13}")
     for step in _steps(losses.size):
         rate = found.learning_rates[step]
         print(f"{step + 1:>10,}  {losses[step]:>12.6g}  {'' if math.isnan(rate) else format(rate, '13.4g')}")
-    print()
+    print(f"\n{found.step:,} steps in {seconds:.3g} s, compilation included")
     if found.validation_losses.size:
         best = int(np.argmin(found.validation_losses))
         lowest = scaling.in_units(found.validation_losses[best])
         print(f"validation loss {lowest:.6g} at its lowest, after {found.validation_steps[best]:,} steps")
         w, b = scaling.line(found.best_params)
     if found.stopped != "finished":
-        print(f"{_REASONS.get(found.stopped, found.stopped)}, after {found.step:,} steps")
+        print(_REASONS.get(found.stopped, found.stopped))
     for column, name in enumerate(table.y_names):
         terms = " ".join(
             f"{'-' if weight < 0 else '+'} {abs(weight):.6g} {each}"

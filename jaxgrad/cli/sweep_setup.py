@@ -57,7 +57,7 @@ def problem(options: argparse.Namespace) -> tuple[Any, Any, tuple[Any, ...], str
 
         x = np.asarray(LESSON_X, np.float32)
         y = np.asarray(LESSON_TRUTH.w * x + LESSON_TRUTH.b, np.float32)
-        guess = LinearParams(np.float32(2), np.float32(6))
+        guess = LinearParams(np.array(2, np.float32), np.array(6, np.float32))
         stable = largest_stable_rate(x, guess) if options.optimizer is None else None
         return loss, guess, (x, y), "the lesson's points", stable
     from jaxgrad.table_fit import Scaling
