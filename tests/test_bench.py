@@ -25,6 +25,7 @@ def test_bench_compare_gives_ratios_from_one_run(torch, capsys, monkeypatch):
 
 
 def test_bench_usage(capsys):
-    assert main(["bench"]) == 2
+    assert main(["bench", "--steps", "many"]) == 2
+    assert "invalid int value" in capsys.readouterr().err
     assert main(["bench", "--help"]) == 0
     assert "jaxgrad bench compare" in capsys.readouterr().out

@@ -196,7 +196,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh
 from jaxgrad import LinearParams, loss
 from jaxgrad.sweeps import sweep
-mesh = Mesh(np.array(jax.devices()), ("runs",))
+mesh = jax.make_mesh((jax.device_count(),), ("runs",))  # its axes are explicit
 x = jnp.array([1.0, 2.0, 3.0])
 guess = LinearParams(jnp.array(2.0), jnp.array(6.0))
 for k in (3, 8, 41):

@@ -18,6 +18,7 @@ from jaxgrad.blocks.checks import check_losses, check_settings, checked_rows
 from jaxgrad.blocks.engine import Blocks
 from jaxgrad.blocks.sums import Sum, joined, total, value
 from jaxgrad.pytrees import check_floating
+from jaxgrad.sharding import checked_mesh
 
 THREADED_BYTES = 2**21  # of data: less is done before a second thread is up
 
@@ -66,7 +67,8 @@ def value_and_grad_in_blocks(
     >>> value.item(), slope.item()
     (1.0, -4.0)
     """
-    check_settings(loss_of_rows, reduction, block_rows, mesh)
+    check_settings(loss_of_rows, reduction, block_rows)
+    mesh = None if mesh is None else checked_mesh("value_and_grad_in_blocks", mesh)
     # A block feeds one core's vector unit; other devices want enough lanes for all of theirs.
     scale = 1 if (mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()) == "cpu" else 32
 

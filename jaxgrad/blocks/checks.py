@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxgrad.errors import InputError, InputTypeError
 from jaxgrad.pytrees import leaves_by_path, short
@@ -16,7 +15,7 @@ from jaxgrad.pytrees import leaves_by_path, short
 _NAME = "value_and_grad_in_blocks"
 
 
-def check_settings(loss_of_rows: Any, reduction: Any, block_rows: Any, mesh: Any) -> None:
+def check_settings(loss_of_rows: Any, reduction: Any, block_rows: Any) -> None:
     """Refuse what ``value_and_grad_in_blocks`` itself is given."""
     if not callable(loss_of_rows):
         raise InputTypeError(
@@ -30,13 +29,6 @@ def check_settings(loss_of_rows: Any, reduction: Any, block_rows: Any, mesh: Any
         raise InputError(
             f"{_NAME}: block_rows is {block_rows!r}, expected a whole number from 1 on. Leave it out for the default."
         )
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise InputTypeError(
-            f"{_NAME}: mesh is a {type(mesh).__name__}, expected a jax.sharding.Mesh. "
-            'Pass jax.make_mesh((jax.device_count(),), ("rows",)).'
-        )
-    if mesh is not None and not mesh.axis_names:
-        raise InputError(f'{_NAME}: mesh has no axes, expected one that splits the rows. Give it one, such as "rows".')
 
 
 def checked_rows(batch: tuple[Any, ...]) -> int:

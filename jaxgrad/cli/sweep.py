@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 
 DESCRIPTION = """\
@@ -146,7 +147,7 @@ def _data(result: Any, title: str) -> dict[str, Any]:
         "data": title,
         "steps": result.steps,
         "learning_rates": np.asarray(result.learning_rates, np.float64).tolist(),
-        "losses": np.where(np.isfinite(losses), losses.astype(object), None).tolist(),
+        "losses": [[loss if math.isfinite(loss) else None for loss in row] for row in losses.tolist()],
         "diverged": result.diverged.tolist(),
         "best": best and {"index": list(best.index), "learning_rate": best.learning_rate, "loss": best.loss},
     }

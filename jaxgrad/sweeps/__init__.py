@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxgrad.errors import InputError
 from jaxgrad.pytrees import check_floating
+from jaxgrad.sharding import checked_mesh
 from jaxgrad.sweeps.checks import check_settings, checked_rates, checked_starts
 from jaxgrad.sweeps.engine import Job, Runs, lanes_for, run_all
 from jaxgrad.sweeps.result import Best as Best, SweepResult as SweepResult
@@ -72,7 +73,8 @@ def sweep(
     """
     check_floating("sweep", "params", params)
     check_batch("sweep", data)
-    check_settings(steps, record, mesh)
+    check_settings(steps, record)
+    mesh = None if mesh is None else checked_mesh("sweep", mesh)
     rates = checked_rates(learning_rates, optimizer)
     params = jax.tree.map(jnp.asarray, params)
     given = jax.tree.map(lambda leaf: leaf[None], params) if starts is None else checked_starts(starts, params)

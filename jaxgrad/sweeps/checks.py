@@ -7,27 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxgrad.errors import InputError, InputTypeError
 from jaxgrad.pytrees import check_floating, check_same_tree, dtype_of, leaves_by_path, short
 from jaxgrad.sweeps.engine import is_transformation
 
 
-def check_settings(steps: Any, record: Any, mesh: Any) -> None:
-    """Refuse numbers of steps, records and meshes that are none."""
+def check_settings(steps: Any, record: Any) -> None:
+    """Refuse numbers of steps and records that are none."""
     whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool)
     if not (whole and steps >= 1):
         raise InputError(f"sweep: steps is {steps!r}, expected a whole number from 1 on.")
     if record not in ("last", "all"):
         raise InputError(f'sweep: record is {record!r}, expected "last" or "all".')
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise InputTypeError(
-            f"sweep: mesh is a {type(mesh).__name__}, expected a jax.sharding.Mesh. "
-            'Pass jax.make_mesh((jax.device_count(),), ("runs",)).'
-        )
-    if mesh is not None and not mesh.axis_names:
-        raise InputError('sweep: mesh has no axes, expected one that splits the runs. Give it one, such as "runs".')
 
 
 def checked_rates(learning_rates: Any, optimizer: Any) -> jax.Array | None:

@@ -130,7 +130,7 @@ def prepare(
     keeper = None
     if checkpoint is not None:
         saved_every = count("checkpoint_every", checkpoint_every or max(1, steps // 10))
-        keeper = Keeper(checkpoint, saved_every, keep, resume, tell_apart)
+        keeper = Keeper(checkpoint, saved_every, keep, resume, tell_apart())
     elif checkpoint_every is not None:
         raise InputError("fit: checkpoint_every without checkpoint. Pass the folder for the checkpoints.")
     done = (keeper.saved or 0) if keeper else 0
@@ -179,8 +179,8 @@ def _by_hand_or_optax(optimizer: Any, opt_state: Any) -> tuple[Any, Any]:
 
 def _source(
     data: Any, batch_size: int | None, key: Any, mesh: Any
-) -> tuple[dict[str, Any], Callable[[int], Source], int | None]:
-    """What tells the data apart, what makes the source from a step on, and an epoch's steps, of shuffled rows."""
+) -> tuple[Callable[[], dict[str, Any]], Callable[[int], Source], int | None]:
+    """What tells the data apart, if asked; what makes the source from a step on; the steps of a shuffled epoch."""
     if isinstance(data, tuple):
         rows = check_rows("fit", data)
         check_finite("data", data)
@@ -189,7 +189,7 @@ def _source(
         else:
             if mesh is not None:
                 check_shared("fit", "data", rows, mesh)
-            return _told(data, rows, None, None), lambda done: _whole(data, mesh), None
+            return partial(_told, data, rows, None, None), lambda done: _whole(data, mesh), None
     elif batch_size is not None:
         raise InputTypeError(
             f"fit: batch_size={batch_size} with data that is a {type(data).__name__}, which has its own batches. "
@@ -205,7 +205,7 @@ def _source(
         check_finite("data", drawn.data)
         if mesh is not None:
             check_shared("fit", "a batch", drawn.batch_size, mesh)
-        told = _told(drawn.data, drawn.rows, drawn.batch_size, [*map(int, drawn.seed), drawn.step])
+        told = partial(_told, drawn.data, drawn.rows, drawn.batch_size, [*map(int, drawn.seed), drawn.step])
         return told, lambda done: _shuffled(drawn, mesh, done), -(-drawn.rows // drawn.batch_size)
     if not isinstance(data, Iterable) or isinstance(data, (str, bytes, dict, jax.Array, np.ndarray)):
         given = short(data) if hasattr(data, "dtype") else f"a {type(data).__name__}"
@@ -213,7 +213,7 @@ def _source(
             f"fit: data is {given}, expected a tuple of arrays, batches(...), or an iterable of batches. "
             "Pass (x, y), or (x,) for one array."
         )
-    return {"jaxgrad": "fit", "data": "drawn"}, lambda done: Drawn(data, _piece(mesh), done), None
+    return lambda: {"jaxgrad": "fit", "data": "drawn"}, lambda done: Drawn(data, _piece(mesh), done), None
 
 
 def _told(data: Any, rows: int, batch_size: int | None, seed: Any) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _told(data: Any, rows: int, batch_size: int | None, seed: Any) -> dict[str, 
 
 
 def _whole(data: Any, mesh: Any) -> Source:
-    placed = jax.tree.map(jax.device_put if mesh is None else partial(put, sharding=by_rows(mesh)), data)
+    placed = jax.tree.map(_put if mesh is None else partial(put, sharding=by_rows(mesh)), data)
     return OnDevice(Whole(), placed, shapes_of(placed))
 
 
@@ -229,7 +229,7 @@ def _shuffled(drawn: Batches, mesh: Any, done: int) -> Source:
     if any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(drawn.data)):
         again = Batches(drawn.data, drawn.batch_size, drawn.seed, drawn.step + done)
         return Drawn(again, _piece(mesh))
-    placed = jax.tree.map(jax.device_put if mesh is None else partial(put, sharding=everywhere(mesh)), drawn.data)
+    placed = jax.tree.map(_put if mesh is None else partial(put, sharding=everywhere(mesh)), drawn.data)
     size = drawn.batch_size
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), placed)
     sharding = None if mesh is None else by_rows(mesh, 1)
@@ -250,7 +250,7 @@ def _piece(mesh: Any) -> Callable[[Any], Any]:
 
 
 def _placed(checked: list[Any] | None, mesh: Any) -> list[Any]:
-    return jax.tree.map(jax.device_put if mesh is None else partial(put, sharding=everywhere(mesh)), checked or [])
+    return jax.tree.map(_put if mesh is None else partial(put, sharding=everywhere(mesh)), checked or [])
 
 
 def _state(
@@ -279,4 +279,9 @@ def _array(leaf: Any, shape: jax.ShapeDtypeStruct, mesh: Any, donate: bool) -> j
         leaf = np.asarray(leaf).astype(shape.dtype)
     if mesh is not None:
         return put(leaf, everywhere(mesh))
-    return jax.device_put(leaf, may_alias=False) if donate else jax.device_put(leaf)
+    return jax.device_put(leaf, may_alias=False) if donate else _put(leaf)
+
+
+def _put(leaf: Any) -> jax.Array:
+    """A leaf on a device: on its own, if it has one."""
+    return leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf)

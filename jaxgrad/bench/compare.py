@@ -1,4 +1,4 @@
-"""What things cost, measured side by side in one run, and given as ratios."""
+"""What ``jaxgrad.compare`` costs, beside the two programs that it compares."""
 
 from __future__ import annotations
 
@@ -8,24 +8,14 @@ import resource
 import statistics
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxgrad.bench.timing import seconds
 from jaxgrad.errors import require
 from jaxgrad.parity.programs import JaxProgram, TorchProgram
-
-
-def seconds(run: Callable[[], Any], repeats: int) -> list[float]:
-    """How long each of some runs takes, on the wall's clock."""
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        found.append(time.perf_counter() - start)
-    return found
 
 
 def bench_compare(

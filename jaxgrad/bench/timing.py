@@ -1,0 +1,53 @@
+"""The clock: several things timed in turn, so that what slows the machine for a while slows all of them."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+# Threads of OpenMP and of XLA spin for some milliseconds after their work, in the hope of more; they are let go to
+# sleep before another contender's turn.
+PAUSE = 0.02
+
+
+def seconds(run: Callable[[], Any], repeats: int) -> list[float]:
+    """How long each of some runs takes, on the wall's clock."""
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    before: Callable[[str], None] = lambda name: None,
+    each: Callable[[str, float, Any], None],
+    pause: float = PAUSE,
+) -> None:
+    """Time some runs in turn, A B C A B C ..., never A A B B: a slow minute of the machine then meets all alike.
+
+    Args:
+      runs: by name, in the order of their turns; each returns once its result is there.
+      repeats: how many rounds.
+      before: is told the name before each run, off the clock.
+      each: is handed the name, the seconds and the result of each run, off the clock.
+      pause: seconds of rest before each run.
+    """
+    for _ in range(repeats):
+        for name, run in runs.items():
+            before(name)
+            gc.collect()
+            time.sleep(pause)
+            start = time.perf_counter()
+            result = run()
+            taken = time.perf_counter() - start
+            each(name, taken, result)
+            del result  # or the next assignment would let it go, on the next one's clock
