@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxgrad.bench import child
 from jaxgrad.bench.contenders import Contender, LeftOutError, Prepared, Sizes, Task
-from jaxgrad.bench.timing import PAUSE, interleaved
+from jaxgrad.bench.timing import PAUSE, TURN, interleaved
 from jaxgrad.bench.values import FAILED, LEFT_OUT, MEASURED, WRONG, Entry, Memory, Result, Spread
 from jaxgrad.errors import InputError, InputTypeError, MissingExtraError
 
@@ -94,6 +94,7 @@ def measure(
             before=lambda name: _before(ready[name]),
             each=timed,
             pause=pause,
+            turn=0.0 if task.own_process else TURN,
         )
     except KeyboardInterrupt:
         rounds = min(map(len, taken.values()), default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,10 @@ import jax
 # Threads of OpenMP and of XLA spin for some milliseconds after their work, in the hope of more; they are let go to
 # sleep before another contender's turn.
 PAUSE = 0.02
+
+# What takes milliseconds is run again until its turn has lasted so long, and the middle one of these counts: the first
+# run after a rest finds cold caches and a processor that has slowed down.
+TURN = 0.1
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> list[float]:
@@ -31,6 +36,7 @@ def interleaved(
     before: Callable[[str], None] = lambda name: None,
     each: Callable[[str, float, Any], None],
     pause: float = PAUSE,
+    turn: float = 0.0,
 ) -> None:
     """Time some runs in turn, A B C A B C ..., never A A B B: a slow minute of the machine then meets all alike.
 
@@ -38,16 +44,21 @@ def interleaved(
       runs: by name, in the order of their turns; each returns once its result is there.
       repeats: how many rounds.
       before: is told the name before each run, off the clock.
-      each: is handed the name, the seconds and the result of each run, off the clock.
-      pause: seconds of rest before each run.
+      each: is handed the name, the seconds and the result of each turn, off the clock.
+      pause: seconds of rest before each turn.
+      turn: seconds that a turn lasts at least, in as many runs as that takes.
     """
     for _ in range(repeats):
         for name, run in runs.items():
-            before(name)
+            taken: list[float] = []
+            result = None
             gc.collect()
             time.sleep(pause)
-            start = time.perf_counter()
-            result = run()
-            taken = time.perf_counter() - start
-            each(name, taken, result)
-            del result  # or the next assignment would let it go, on the next one's clock
+            while not taken or sum(taken) < turn:
+                del result  # or the assignment below would let it go on the clock
+                before(name)
+                start = time.perf_counter()
+                result = run()
+                taken.append(time.perf_counter() - start)
+            each(name, statistics.median(taken), result)
+            del result
