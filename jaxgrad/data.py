@@ -45,6 +45,8 @@ class Batches:
         What is NumPy's stays NumPy's (and on disk, where it is a memory map, but for these rows) unless ``step`` is
         traced.
         """
+        if not isinstance(step, jax.core.Tracer) and not 0 <= step < 2**32:
+            raise InputError(f"batches: at({step}), expected the number of a step, from 0 to {2**32 - 1}.")
         if isinstance(step, jax.core.Tracer):
             return take_rows(self.data, self.rows_of(step))
         return _take(self.data, self._rows_ahead(int(step)))
@@ -101,7 +103,7 @@ def batches(
     rows = check_rows(function, data)
     check_batch_size(function, batch_size, rows)
     if not isinstance(start, (int, np.integer)) or not 0 <= start < 2**32:
-        raise InputError(f"{function}: start={start!r}, expected the number of a step, from 0 on.")
+        raise InputError(f"{function}: start={start!r}, expected the number of a step, from 0 to {2**32 - 1}.")
     check_key(function, key)
     return Batches(data, int(batch_size), seed_of(key), int(start))
 
@@ -138,21 +140,23 @@ def _take(data: Any, rows: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: leaf[rows] if isinstance(leaf, np.ndarray) else jnp.take(leaf, rows, 0), data)
 
 
-def check_rows(function: str, data: Any) -> int:
-    """How many rows a pytree of arrays has; refused where its leaves do not share them."""
+def check_rows(function: str, data: Any, name: str = "data") -> int:
+    """How many rows a pytree of numeric arrays has; refused where its leaves do not share them."""
     leaves = leaves_by_path(data)
     if not leaves:
-        raise InputError(f"{function}: data has no arrays. Pass a tuple such as (x, y).")
+        raise InputError(f"{function}: {name} has no arrays. Pass a tuple such as (x, y).")
     for path, leaf in leaves.items():
         if not isinstance(leaf, (jax.Array, np.ndarray)) or isinstance(leaf, np.generic):
-            raise InputTypeError(f"{function}: data{path} is {short(leaf)}, expected an array. Pass np.asarray(it).")
+            raise InputTypeError(f"{function}: {name}{path} is {short(leaf)}, expected an array. Pass np.asarray(it).")
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
+            raise InputTypeError(f"{function}: {name}{path} is {leaf.dtype}, expected numbers. Convert it.")
         if leaf.ndim == 0:
-            raise InputError(f"{function}: data{path} is one number, {short(leaf)}, expected an axis of rows.")
+            raise InputError(f"{function}: {name}{path} is one number, {short(leaf)}, expected an axis of rows.")
     lengths = {path: leaf.shape[0] for path, leaf in leaves.items()}
     if len(set(lengths.values())) > 1:
-        said = ", ".join(f"data{path} has {length}" for path, length in lengths.items())
+        said = ", ".join(f"{name}{path} has {length}" for path, length in lengths.items())
         raise InputError(f"{function}: the arrays differ in rows: {said}. Pass as many rows in each.")
     rows = next(iter(lengths.values()))
     if not 1 <= rows <= MOST_ROWS:
-        raise InputError(f"{function}: data has {rows} rows, expected from 1 to {MOST_ROWS}.")
+        raise InputError(f"{function}: {name} has {rows} rows, expected from 1 to {MOST_ROWS}.")
     return rows

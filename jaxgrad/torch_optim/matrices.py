@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxgrad.errors import InputError
 from jaxgrad.exact import product
 from jaxgrad.torch_optim.arithmetic import as_float, decay_of, like, towards, wide
 
@@ -148,7 +149,7 @@ def scale_by_torch_muon(
     def init(params: Any) -> ScaleByTorchMuonState:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             if leaf.ndim != 2:
-                raise ValueError(
+                raise InputError(
                     f"scale_by_torch_muon: params{jax.tree_util.keystr(path)} has shape {list(leaf.shape)}, expected "
                     "matrices alone, as in torch. Give the others to another optimizer: optax.partition."
                 )

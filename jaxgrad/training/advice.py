@@ -42,13 +42,16 @@ def advice(loss: Any, params: Any, batch: tuple[Any, ...] | None, rate: float | 
     if not _finite(value):
         return "The last good parameters give no finite loss on that batch: look for a logarithm or quotient.", None
     stable = largest_stable_rate(loss, params, batch)
-    known = "" if rate is None else f" {rate:g}"
+    elsewhere = "look for a logarithm, a root, a quotient or an overflow in the loss"
     if stable is None:
-        return f"Pass a smaller learning rate than{known or ' this one'}, or clip the gradients.", None
-    too_big = "is too big" if rate is None or rate >= stable else "was carried out of the region where it is stable"
+        than = "this one" if rate is None else f"{rate:g}"
+        return f"Pass a smaller learning rate than {than}, clip the gradients, or {elsewhere}.", None
+    measured = f"by the curvature there, plain gradient descent on that batch is stable below {stable:.4g}"
+    if rate is not None and rate >= stable:
+        return f"The learning rate {rate:g} is too big: {measured}. Pass a smaller one, or clip the gradients.", stable
+    below = "" if rate is None else f", and the rate was {rate:g}"
     return (
-        f"The learning rate{known} {too_big}: by the curvature there, plain gradient descent on that batch is stable "
-        f"below {stable:.4g}. Pass a smaller one, or clip the gradients.",
+        f"{measured[0].upper()}{measured[1:]}{below}: pass a smaller rate, clip the gradients, or {elsewhere}.",
         stable,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -80,6 +81,8 @@ def check_opt_state(optimizer: Any, params: Any, opt_state: Any) -> None:
 
 def check_callbacks(callbacks: Any) -> tuple[Any, ...]:
     """The callbacks as a tuple."""
+    if not callable(callbacks) and not isinstance(callbacks, Iterable):
+        raise InputTypeError(f"fit: callbacks is {callbacks!r}, expected functions of Progress. Pass a list of them.")
     given = (callbacks,) if callable(callbacks) else tuple(callbacks)
     for each in given:
         if not callable(each):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxgrad import checkpoints
+from jaxgrad.errors import InputError
 from jaxgrad.training.validation import Validation
 
 _HASHED_BYTES, _SAMPLE = 2**28, 4096
@@ -31,6 +36,8 @@ class Keeper:
     """
 
     def __init__(self, folder: str | Path, every: int, keep: int, resume: bool, run: dict[str, Any]):
+        if not str(folder):
+            raise InputError("fit: checkpoint is empty, expected a folder. Pass its name.")
         checkpoints.check_folder(folder, resume=resume, function="fit")
         self.folder, self.every, self._keep, self._run = folder, every, keep, run
         self.saved = checkpoints.newest(folder, function="fit") if resume else None
@@ -38,8 +45,9 @@ class Keeper:
     def save(self, step: int, state: Any, losses: np.ndarray, rates: np.ndarray, validation: Validation | None) -> None:
         """Save where the run is."""
         whole = _whole(state, losses, rates, validation)
-        checkpoints.save(self.folder, whole, step=step, run=self._run, keep=self._keep, function="fit")
-        self.saved = step
+        with _uninterrupted():
+            checkpoints.save(self.folder, whole, step=step, run=self._run, keep=self._keep, function="fit")
+            self.saved = step
 
     def restore(self, state: Any, loss_dtype: Any, validation: Validation | None) -> tuple[Any, np.ndarray, np.ndarray]:
         """The state, losses and rates of the newest checkpoint; ``validation`` is set as it was.
@@ -61,6 +69,22 @@ class Keeper:
             validation.losses, validation.best_params = kept["losses"].tolist(), kept["best_params"]
             validation.best, validation.waited = kept["best"], kept["waited"]
         return (found["params"], found["opt_state"]), found["losses"], found["learning_rates"]
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until a checkpoint is whole: orbax's threads would go on writing one that was given up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _whole(state: Any, losses: np.ndarray, rates: np.ndarray, validation: Validation | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,73 +16,83 @@ RateReader = Callable[[Any, Any], Any]
 
 
 def reader_of(optimizer: Any, opt_state: Any) -> RateReader | float | None:
-    """How to tell the learning rate of an optimizer's updates.
+    """How to tell the learning rate of an optimizer's updates: the factor between its direction and its step.
 
     An optax transformation does not say its rate, and holds it in the functions that it is made of: these are searched
-    for the pieces that scale by a rate, and the state for theirs. With several parameter groups, it is the first one's.
+    for the pieces that scale by a number or a schedule, and the state for theirs. With several parameter groups, it is
+    the first one's.
 
     Args:
       optimizer: an optax transformation, or None for the update by hand.
       opt_state: its state.
 
     Returns:
-      A function of the states, a number where the rate never changes, None where it is not found.
+      A function of the states, a number where the rate never changes, None where it is not known: a line search or a
+      rule that finds its own rate.
     """
     if optimizer is None:
         return None
-    states = list(_states(opt_state))
-    pieces = list(_pieces(optimizer.update))
+    pieces, states = list(_pieces(optimizer.update)), list(_states(opt_state))
+    groups = [cells["inner"] for name, cells in pieces if name == "masked" and "inner" in cells]
+    for name, cells in pieces:
+        if name == "partition" and isinstance(cells.get("transforms"), dict):
+            of_label = cells["transforms"]
+            groups += [of_label[label] for label in sorted(of_label, key=str)]  # as the state has them
+    if len(groups) > 1:  # what scales all of them is not told from what scales one
+        pieces = list(_pieces(groups[0].update))
+        states = states[: max(1, len(states) // len(groups))]
+    if any(name in _OWN_RATE for name, _ in pieces):
+        return None
     sizes = [cells["step_size"] for name, cells in pieces if name == "scale" and _is_number(cells.get("step_size"))]
-    constant = next((float(-size) for size in reversed(sizes) if size < 0), None)
+    constant = math.prod(abs(float(size)) for size in sizes)
+    factors: list[tuple[int, Callable[[Any, Any], Any]]] = []
     for name, read in _READERS.items():
-        number = next((i for i, state in enumerate(states) if type(state).__name__ == name), None)
-        if number is None:
-            continue
-        found = read(number, [cells for piece, cells in pieces if piece == _PIECE_OF.get(name)], constant)
-        if found is not None:
-            return functools.partial(_read, found, number)
-    return constant
+        cells = [each for piece, each in pieces if piece == _PIECE_OF.get(name)]
+        numbers = [i for i, state in enumerate(states) if type(state).__name__ == name]
+        for nth, number in enumerate(numbers):
+            found = read(cells[nth] if nth < len(cells) else None)
+            if found is None:
+                return None
+            factors.append((number, found))
+    if not factors:
+        return constant if sizes else None
+    return functools.partial(_product, constant, tuple(factors))
 
 
-def _read(found: Callable[[Any, Any], Any], number: int, before: Any, after: Any) -> Any:
-    nth = [list(_states(state))[number] for state in (before, after)]
-    return found(*nth)
+def _product(constant: float, factors: tuple[tuple[int, Any], ...], before: Any, after: Any) -> Any:
+    of_before, of_after = list(_states(before)), list(_states(after))
+    rate = constant
+    for number, read in factors:
+        rate = rate * read(of_before[number], of_after[number])
+    return rate
 
 
-# Each reader gets the cells of the pieces of its kind, in their order, and returns what reads a state.
+# Each reader gets what the piece of its state has closed over, and returns what reads the state.
 
 
-def _scheduled(number: int, cells: list[dict[str, Any]], constant: float | None) -> Any:
-    return _of_first(cells, "learning_rate", lambda table: lambda before, after: table(before.count))
+def _scheduled(cells: dict[str, Any] | None) -> Any:
+    return cells and (lambda before, after: cells["learning_rate"](before.count))
 
 
-def _plateau(number: int, cells: list[dict[str, Any]], constant: float | None) -> Any:
-    def reader(table: Any) -> Any:
-        return lambda before, after: jnp.asarray(table)[jnp.minimum(before.reductions, len(table) - 1)]
-
-    return _of_first(cells, "table", reader)
-
-
-def _injected(number: int, cells: list[dict[str, Any]], constant: float | None) -> Any:
-    def read(before: Any, after: Any) -> Any:
-        return after.hyperparams["learning_rate"]  # which is that of the update just made
-
-    return read
+def _plateau(cells: dict[str, Any] | None) -> Any:
+    return cells and (
+        lambda before, after: jnp.asarray(cells["table"])[jnp.minimum(before.reductions, len(cells["table"]) - 1)]
+    )
 
 
-def _by_schedule(number: int, cells: list[dict[str, Any]], constant: float | None) -> Any:
-    return _of_first(cells, "step_size_fn", lambda size: lambda before, after: jnp.abs(size(before.count)))
+def _injected(cells: dict[str, Any] | None) -> Any:
+    return lambda before, after: after.hyperparams["learning_rate"]  # which is that of the update just made
 
 
-def _scaled_on_plateau(number: int, cells: list[dict[str, Any]], constant: float | None) -> Any:
-    return None if constant is None else lambda before, after: constant * after.scale
+def _by_schedule(cells: dict[str, Any] | None) -> Any:
+    return cells and (lambda before, after: jnp.abs(cells["step_size_fn"](before.count)))
 
 
-def _of_first(cells: list[dict[str, Any]], name: str, reader: Callable[[Any], Any]) -> Any:
-    return next((reader(each[name]) for each in cells if name in each), None)
+def _scaled_on_plateau(cells: dict[str, Any] | None) -> Any:
+    return lambda before, after: after.scale
 
 
-_READERS: dict[str, Callable[[int, list[dict[str, Any]], float | None], Any]] = {
+_READERS: dict[str, Callable[[dict[str, Any] | None], Any]] = {
     "ScheduledState": _scheduled,
     "PlateauState": _plateau,
     "InjectHyperparamsState": _injected,
@@ -94,6 +105,14 @@ _PIECE_OF = {
     "ScheduledState": "scheduled",
     "PlateauState": "reduce_on_plateau",
     "ScaleByScheduleState": "scale_by_schedule",
+}
+# Pieces that find a rate of their own.
+_OWN_RATE = {
+    "mechanize",
+    "schedule_free",
+    "scale_by_backtracking_linesearch",
+    "scale_by_polyak",
+    "scale_by_zoom_linesearch",
 }
 
 
@@ -120,6 +139,8 @@ def _pieces(function: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         seen.add(id(thing))
         if isinstance(thing, functools.partial):
             thing = (thing.func, thing.args, tuple(thing.keywords.values()))
+        if isinstance(thing, dict):
+            thing = tuple(thing.values())
         if isinstance(thing, (tuple, list)):
             for each in thing:
                 yield from walk(each)
@@ -134,7 +155,7 @@ def _pieces(function: Any) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
         yield code.co_qualname.split(".")[0], held
         for each in held.values():
-            if callable(each) or isinstance(each, (tuple, list)):
+            if callable(each) or isinstance(each, (tuple, list, dict)):
                 yield from walk(each)
 
     return walk(function)

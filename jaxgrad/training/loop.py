@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ import numpy as np
 from jaxgrad.errors import DivergenceError, ProgramError
 from jaxgrad.training.keeping import Keeper
 from jaxgrad.training.learning_rates import reader_of
-from jaxgrad.training.program import Run, program
+from jaxgrad.training.program import Run, program, skips_bad_steps
 from jaxgrad.training.progress_bar import Bar
 from jaxgrad.training.setup import Setup, prepare
 from jaxgrad.training.source import PIECE_STEPS, Source, size_of
@@ -136,6 +137,14 @@ def fit(
             bar.close()
 
 
+class CallbackError(Exception):
+    """What a callback raised, on its way to whoever called ``fit``."""
+
+    def __init__(self, cause: Exception):
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 class _Loop:
     """One run, from where the setup stands."""
 
@@ -170,12 +179,19 @@ class _Loop:
                 f"fit: after step {self.reached[1]} the processes lost each other ({said}). "
                 "Look for one that died; go on from the newest checkpoint with resume=True."
             ) from error
+        except CallbackError as error:
+            self._save_last()
+            raise error.cause from None
         if not self.setup.on_mesh:
             self.setup.plan.pace = self.pace
+        with contextlib.suppress(KeyboardInterrupt):  # if it came while the checkpoint was written, that is whole now
+            self._save_last()
+        return self._result(*self.reached, stopped)
+
+    def _save_last(self) -> None:
         state, step = self.reached
         if self.setup.keeper is not None and self.setup.keeper.saved != step:
             self._save(self.setup.keeper, state, step)
-        return self._result(state, step, stopped)
 
     def _pieces(self) -> Stopped:
         setup, (state, step) = self.setup, self.reached
@@ -195,8 +211,9 @@ class _Loop:
             self.losses.append(losses)
             self.rates.append(rates)
             last = step + done == setup.steps
-            if not math.isfinite(losses[-1]) or (last and not _all_finite(piece.state[0])):
-                raise self._diverged(arrays, done)
+            failed = not math.isfinite(losses[-1]) and not skips_bad_steps(state[1])
+            if failed or (last and not _all_finite(piece.state[0])):
+                raise self._diverged((step, before, arrays), done)
             self.way_back.passed(step, before, losses)
             state, step = piece.state, step + done
             self.reached = state, step
@@ -217,7 +234,10 @@ class _Loop:
             self._save(setup.keeper, state, step)
         seconds = time.perf_counter() - self.started
         told = Progress(step, setup.steps, state[0], state[1], losses, rates, seconds, newest)
-        ended = [callback(told) for callback in self.callbacks]
+        try:
+            ended = [callback(told) for callback in self.callbacks]
+        except Exception as error:
+            raise CallbackError(error) from error
         if validation is not None and newest is not None and validation.is_enough:
             return "early"
         return "callback" if any(each is True for each in ended) else None
@@ -266,11 +286,11 @@ class _Loop:
             best_params=validation.best_params if validation else None,
         )
 
-    def _diverged(self, arrays: Any, done: int) -> DivergenceError:
+    def _diverged(self, piece: tuple[int, Any, Any], done: int) -> DivergenceError:
         losses, rate = _joined(self.losses), float(self.rates[-1][-1])
-        step, state = self.way_back.find(losses)
+        step, state = self.way_back.find(losses, piece)
         result = self._result(state, step, "diverged")
-        return self.way_back.error(step, state[0], losses, rate, arrays, done - 1, result)
+        return self.way_back.error(step, state[0], losses, rate, piece[2], done - 1, result)
 
     def _safe(self, state: Any) -> Any:
         """The state, where the program does not overwrite it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,6 +39,68 @@ Run = Callable[..., Piece]
 """``run(state, arrays, first, count, learning_rate) -> Piece``"""
 
 
+class Unchanged:
+    """A loss for which a compiled program still holds: the same function, which closes over the same things.
+
+    Attributes:
+      function: itself.
+    """
+
+    def __init__(self, function: Any, parts: tuple[Any, ...]):
+        self.function, self._parts = function, parts
+
+    @classmethod
+    def of(cls, loss: Any) -> Unchanged | None:
+        """None for what may change unseen: a method's object, an object with attributes."""
+        if not isinstance(loss, types.FunctionType):
+            return None
+        code, scope = loss.__code__, loss.__globals__
+        cells = [cell.cell_contents for cell in loss.__closure__ or () if _is_set(cell)]
+        if any(not _is_plain(each) for each in cells):
+            return None
+        named = [scope.get(name) for name in _names(code)]
+        return cls(loss, (code, loss.__defaults__, *cells, *named))
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+    def __eq__(self, other: Any) -> bool:
+        return (
+            isinstance(other, Unchanged)
+            and self.function is other.function
+            and len(self._parts) == len(other._parts)
+            and all(one is two for one, two in zip(self._parts, other._parts, strict=True))
+        )
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """The global names that a function and those inside it may read."""
+    inner = [name for each in code.co_consts if isinstance(each, types.CodeType) for name in _names(each)]
+    return [*code.co_names, *inner]
+
+
+def _is_set(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value that a loss closes over stays what it is."""
+    return isinstance(
+        value, (int, float, complex, str, bytes, type(None), types.FunctionType, types.ModuleType, jax.Array)
+    )
+
+
+def skips_bad_steps(opt_state: Any) -> bool:
+    """Whether the optimizer itself passes over gradients that are not finite: ``optax.apply_if_finite``."""
+    name = "ApplyIfFiniteState"
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: type(node).__name__ == name)
+    return any(type(node).__name__ == name for node in nodes)
+
+
 def program(loss: Any, optimizer: Any, batch_of: BatchOf, loss_dtype: Any, room: int, donate: bool) -> Run:
     """The compiled piece; kept for the next call with the same loss and optimizer.
 
@@ -49,20 +112,21 @@ def program(loss: Any, optimizer: Any, batch_of: BatchOf, loss_dtype: Any, room:
       room: for so many losses.
       donate: whether the state that is passed in may be overwritten.
     """
-    try:
-        return _kept(loss, optimizer, batch_of, loss_dtype, room, donate)
-    except TypeError:  # a loss or an optimizer that cannot be hashed
+    key = Unchanged.of(loss)
+    if key is None:
         return _kept.__wrapped__(loss, optimizer, batch_of, loss_dtype, room, donate)
+    return _kept(key, optimizer, batch_of, loss_dtype, room, donate)
 
 
 @functools.lru_cache(maxsize=8)
 def _kept(loss: Any, optimizer: Any, batch_of: BatchOf, loss_dtype: Any, room: int, donate: bool) -> Run:
+    loss = loss.function if isinstance(loss, Unchanged) else loss
     step = training_step("fit", loss, optimizer)
 
     def run(state: tuple[Any, Any], arrays: Any, first: Any, count: Any, learning_rate: Any) -> Piece:
         # A loop that runs while the loss is finite costs no more than a scan, stops at once, and is one program for
         # all lengths.
-        reader = reader_of(optimizer, state[1])
+        reader, lenient = reader_of(optimizer, state[1]), skips_bad_steps(state[1])
         losses = jnp.zeros(room, loss_dtype)
         rates = jnp.zeros(room, jnp.result_type(float)) if callable(reader) else None
 
@@ -77,7 +141,8 @@ def _kept(loss: Any, optimizer: Any, batch_of: BatchOf, loss_dtype: Any, room: i
             if callable(reader):
                 rate = jnp.asarray(reader(opt_state, after), rates.dtype)
                 rates = jax.lax.dynamic_update_index_in_dim(rates, rate, place, 0)
-            return place + 1, jnp.isfinite(value), (params, after), losses, rates
+            good = jnp.bool_(True) if lenient else jnp.isfinite(value)
+            return place + 1, good, (params, after), losses, rates
 
         def gathered_steps(carry: tuple[Any, ...]) -> tuple[Any, ...]:
             begun = carry[0]
@@ -128,14 +193,15 @@ def plan(loss: Any, optimizer: Any, state: tuple[Any, Any], batch: Any) -> Plan:
       batch: as shapes and dtypes.
     """
     leaves, tree = jax.tree.flatten((jax.tree.map(strong, state), batch))
-    try:
-        return _traced(loss, optimizer, tuple(leaves), tree)
-    except TypeError:  # what cannot be hashed; a loss that raises a TypeError raises it again
+    key = Unchanged.of(loss)
+    if key is None:
         return _traced.__wrapped__(loss, optimizer, tuple(leaves), tree)
+    return _traced(key, optimizer, tuple(leaves), tree)
 
 
 @functools.lru_cache(maxsize=8)
 def _traced(loss: Any, optimizer: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: Any) -> Plan:
+    loss = loss.function if isinstance(loss, Unchanged) else loss
     (params, opt_state), batch = jax.tree.unflatten(tree, leaves)
     step = training_step("fit", loss, optimizer)
     rate = jax.ShapeDtypeStruct((), jnp.result_type(float))

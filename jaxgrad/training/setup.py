@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgrad.data import Batches, batches, check_rows
+from jaxgrad.data import Batches, batches, check_key, check_rows
 from jaxgrad.errors import InputError, InputTypeError
 from jaxgrad.pytrees import check_floating, check_learning_rate, short
 from jaxgrad.sharding import by_rows, check_shared, checked_mesh, everywhere, put
@@ -111,6 +112,7 @@ def prepare(
     if mesh is not None:
         mesh = checked_mesh("fit", mesh)
     check_floating("fit", "params", params)
+    check_key("fit", key)
     rate, optimizer = _by_hand_or_optax(optimizer, opt_state)
     tell_apart, make_source, per_epoch = _source(data, batch_size, key, mesh)
 
@@ -122,15 +124,16 @@ def prepare(
         patience = count("patience", patience, 0)
         if validation is None:
             raise InputError("fit: patience without validation. Pass validation=(x, y), data that is not trained on.")
-    if not (isinstance(min_improvement, (int, float)) and min_improvement >= 0):
-        raise InputError(f"fit: min_improvement={min_improvement!r}, expected a number from 0 on.")
+    if not (isinstance(min_improvement, (int, float)) and 0 <= min_improvement < math.inf):
+        raise InputError(f"fit: min_improvement={min_improvement!r}, expected a finite number from 0 on.")
     every = max(1, per_epoch or steps // 10) if validate_every is None else count("validate_every", validate_every)
     watched = Validation(loss, _placed(checked, mesh), every, patience, min_improvement) if checked else None
 
     keeper = None
     if checkpoint is not None:
         saved_every = count("checkpoint_every", checkpoint_every or max(1, steps // 10))
-        keeper = Keeper(checkpoint, saved_every, keep, resume, tell_apart())
+        told = tell_apart() | ({"validate_every": every} if watched else {})
+        keeper = Keeper(checkpoint, saved_every, keep, resume, told)
     elif checkpoint_every is not None:
         raise InputError("fit: checkpoint_every without checkpoint. Pass the folder for the checkpoints.")
     done = (keeper.saved or 0) if keeper else 0
@@ -139,6 +142,8 @@ def prepare(
 
     source = make_source(done)
     state, planned = _state(loss, params, optimizer, opt_state, source.example(), mesh, donate, allow_unused)
+    if watched:
+        watched.check(state[0])
     losses, rates = np.zeros(0, planned.loss_dtype), np.zeros(0)
     if keeper and done:
         state, losses, rates = keeper.restore(state, planned.loss_dtype, watched)
@@ -272,10 +277,9 @@ def _state(
 
 def _array(leaf: Any, shape: jax.ShapeDtypeStruct, mesh: Any, donate: bool) -> jax.Array:
     """A leaf as an array of that dtype, which is not a weak one."""
-    is_array = isinstance(leaf, jax.Array)
-    if not (is_array and leaf.dtype == shape.dtype and not leaf.weak_type) and not jax.numpy.issubdtype(
-        shape.dtype, jax.dtypes.prng_key
-    ):
+    is_key = jax.numpy.issubdtype(shape.dtype, jax.dtypes.prng_key)
+    is_strong = isinstance(leaf, jax.Array) and not is_key and leaf.dtype == shape.dtype and not leaf.weak_type
+    if not is_key and not is_strong:
         leaf = np.asarray(leaf).astype(shape.dtype)
     if mesh is not None:
         return put(leaf, everywhere(mesh))

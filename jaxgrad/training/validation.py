@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxgrad.data import check_rows
 from jaxgrad.errors import InputError, InputTypeError
 from jaxgrad.training.source import rows_of
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(loss: Any) -> Any:
-    return jax.jit(loss)
 
 
 class Validation:
@@ -35,16 +30,18 @@ class Validation:
     """
 
     def __init__(self, loss: Any, batches: list[Any], every: int, patience: int | None, min_improvement: float):
-        try:
-            self._loss = _compiled(loss)
-        except TypeError:  # it cannot be hashed
-            self._loss = jax.jit(lambda params, *batch: loss(params, *batch))
+        self._loss = jax.jit(lambda params, *batch: loss(params, *batch))  # a new one: the loss may have changed
         self._batches, self.every = batches, every
         self._patience, self._least = patience, min_improvement
         self.steps: list[int] = []
         self.losses: list[float] = []
         self.best_params: Any = None
         self.best, self.waited = math.inf, 0
+
+    def check(self, params: Any) -> None:
+        """Trace it, so that a batch that does not fit the loss is found before training."""
+        for batch in self._batches:
+            jax.eval_shape(self._loss, params, *batch)
 
     def measure(self, step: int, params: Any) -> float:
         """Do it now."""
@@ -72,6 +69,8 @@ def validation_batches(validation: Any) -> list[Any]:
             f"fit: validation is a {type(validation).__name__}, expected a tuple of arrays such as (x, y), or a list "
             "of such batches."
         )
-    if not batches or not all(jax.tree.leaves(each) and rows_of(each) for each in batches):
-        raise InputError("fit: validation has no rows. Pass some, or validation=None.")
+    if not batches:
+        raise InputError("fit: validation has no batches. Pass some, or validation=None.")
+    for each in batches:
+        check_rows("fit", each, "validation")
     return batches

@@ -17,7 +17,7 @@ from jaxgrad.training.setup import Setup
 class WayBack:
     """Holds the state at the start of the last good piece, and makes the run again from there.
 
-    A loss is good up to the size of the run's first one: a run that diverges passes it long before it overflows.
+    A loss is good up to the run's first one: a run that diverges passes that long before it overflows.
 
     Args:
       setup: of the run.
@@ -29,28 +29,34 @@ class WayBack:
     def __init__(self, setup: Setup, program: Run, room: int, state: Any):
         self._setup, self._program, self._room = setup, program, room
         self._step, self._state = setup.done, state
-        self._limit = _size(setup.losses[0]) if setup.losses.size else None
+        self._limit = _limit(setup.losses[0]) if setup.losses.size else None
 
     def passed(self, step: int, state: Any, losses: np.ndarray) -> None:
         """A piece went well that began with ``state`` after so many steps."""
         if self._limit is None:
-            self._limit = _size(losses[0])
-        if abs(losses[0]) <= self._limit:
+            self._limit = _limit(losses[0])
+        if losses[0] <= self._limit:
             self._step, self._state = step, state
 
-    def find(self, losses: np.ndarray) -> tuple[int, Any]:
+    def find(self, losses: np.ndarray, piece: tuple[int, Any, Any]) -> tuple[int, Any]:
         """The last good step before the one that failed, and the state before its update.
 
         Args:
           losses: of all steps; the last one's failed.
+          piece: that it failed in: its first step, the state there, and what it was loaded with.
         """
-        if not self._setup.source.again:  # its batches are gone
-            return self._step, self._state
-        limit = _size(losses[0]) if self._limit is None else self._limit
-        good = [n for n in range(self._step, losses.size - 1) if abs(losses[n]) <= limit]
-        step, at, state = (good or [self._step])[-1], self._step, self._state
+        limit = _limit(losses[0]) if self._limit is None else self._limit
+        at, state = self._step, self._state
+        loaded = None
+        if not self._setup.source.again:  # of an iterator only the batches of this piece are still there
+            if not (losses[piece[0] : losses.size - 1] <= limit).any():
+                return at, state
+            at, state, loaded = piece
+        good = np.flatnonzero(losses[at : losses.size - 1] <= limit)
+        step = at + int(good[-1]) if good.size else at
         while at < step:
-            arrays, count = self._setup.source.load(min(step - at, self._room))
+            count = min(step - at, self._room)
+            arrays = self._setup.source.load(count)[0] if loaded is None else loaded
             if self._setup.donate:
                 state = jax.tree.map(jax.numpy.array, state)
             state = self._program(state, arrays, np.int32(at), np.int32(count), self._setup.rate).state
@@ -89,5 +95,5 @@ class WayBack:
         )
 
 
-def _size(loss: Any) -> float:
-    return abs(float(loss)) if math.isfinite(loss) else math.inf
+def _limit(first_loss: Any) -> float:
+    return float(first_loss) if math.isfinite(first_loss) else math.inf

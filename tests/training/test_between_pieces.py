@@ -95,3 +95,44 @@ def test_a_loss_that_falls_by_a_callback_is_seen_in_the_result():
     found = fit(loss, GUESS, DATA, 0.1, steps=50)
     assert "step=50, stopped='finished', last loss" in repr(found)
     assert jnp.isfinite(found.params.w)
+
+
+def test_a_callback_that_raises_leaves_a_checkpoint(tmp_path):
+    pytest.importorskip("orbax.checkpoint", reason="needs orbax-checkpoint, which writes the arrays")
+
+    def breaks(progress):
+        if progress.step == 30:
+            raise RuntimeError("out of paper")
+
+    with pytest.raises(RuntimeError, match="out of paper"):
+        fit(loss, GUESS, DATA, 0.1, steps=100, chunk=10, callbacks=breaks, checkpoint=tmp_path, checkpoint_every=50)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000030"]
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_waits_until_it_is_whole(tmp_path, monkeypatch):
+    pytest.importorskip("orbax.checkpoint", reason="needs orbax-checkpoint, which writes the arrays")
+    from jaxgrad import checkpoints
+
+    save = checkpoints.save
+
+    def interrupted(folder, state, *, step, **options):
+        if step >= 30:
+            os.kill(os.getpid(), signal.SIGINT)
+        save(folder, state, step=step, **options)
+
+    monkeypatch.setattr(checkpoints, "save", interrupted)
+    options = {"chunk": 10, "checkpoint": tmp_path, "checkpoint_every": 10}
+    found = fit(loss, GUESS, DATA, 0.1, steps=100, **options)
+    assert (found.stopped, found.step, found.losses.size) == ("interrupted", 30, 30)
+    last = fit(loss, GUESS, DATA, 0.1, steps=35, **options, resume=True)  # interrupted in the very last save
+    assert last.step == 35
+    monkeypatch.undo()
+    whole = fit(loss, GUESS, DATA, 0.1, steps=60, **options, resume=True)
+    assert np.array_equal(whole.losses, fit(loss, GUESS, DATA, 0.1, steps=60, chunk=10).losses)
+
+
+def test_validation_that_does_not_fit_the_loss_is_found_before_training():
+    seen = []
+    with pytest.raises(TypeError, match="'y'"):
+        fit(loss, GUESS, DATA, 0.1, steps=100, validation=(X,), callbacks=seen.append, chunk=2)
+    assert not seen

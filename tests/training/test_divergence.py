@@ -108,3 +108,38 @@ def test_a_loss_without_a_second_derivative_gets_advice_too():
 
     with pytest.raises(DivergenceError, match="Pass a smaller"):
         fit(lambda params, x: jnp.mean(square(params["w"] * x)), {"w": 1.0}, (X,), 2.0, steps=1000)
+
+
+def test_losses_below_zero_have_a_last_good_step_too():
+    def falling(params, x):
+        return -params["b"] + jnp.where(params["b"] > 20, jnp.nan, 0.0) - 0.5 + 0 * jnp.mean(x)
+
+    for start in (0.0, -3.0):
+        with pytest.raises(DivergenceError) as caught:
+            fit(falling, {"b": start}, (X,), 1.0, steps=100)
+        assert caught.value.result.step == caught.value.step - 2
+
+
+def test_of_an_iterator_the_piece_that_failed_is_made_again():
+    bad = (np.array([1.0, np.nan, 3.0], np.float32), DATA[1])
+    with pytest.raises(DivergenceError) as caught:
+        fit(loss, GUESS, iter([DATA] * 5 + [bad]), 0.01, steps=6)
+    result = caught.value.result
+    assert result.step == 4
+    np.testing.assert_allclose(result.params.w, fit(loss, GUESS, DATA, 0.01, steps=4).params.w, rtol=1e-6)
+
+
+def test_an_optimizer_that_skips_bad_steps_may_do_so():
+    bad = (np.array([1.0, np.nan, 3.0], np.float32), DATA[1])
+    found = fit(loss, GUESS, [DATA, DATA, bad, DATA], optax.apply_if_finite(optax.sgd(0.01), 5), steps=4)
+    assert found.step == 4
+    assert np.isnan(found.losses).tolist() == [False, False, True, False]
+    np.testing.assert_allclose(found.params.w, fit(loss, GUESS, DATA, 0.01, steps=3).params.w, rtol=1e-6)
+
+
+def test_the_advice_does_not_blame_a_rate_that_is_stable():
+    def bounded(params, x, y):
+        return jnp.where(params.w > 2.05, jnp.nan, 1.0) * loss(params, x, y) - params.w
+
+    with pytest.raises(DivergenceError, match=r"and the rate was 0\.01: .*look for a logarithm"):
+        fit(bounded, GUESS, DATA, 0.01, steps=100)

@@ -41,6 +41,9 @@ def moved(optimizer, steps=6):
         torch_optim.reduce_on_plateau(
             torch_optim.scale_by_given_rate(), torch_optim.plateau_rates(0.05, 0.5, 0, 1e-8), patience=1, threshold=0.5
         ),
+        optax.chain(optax.scale_by_schedule(optax.linear_schedule(0.1, 1.0, 5)), optax.sgd(0.05)),
+        optax.chain(optax.sgd(0.05), optax.scale(0.5)),
+        optax.chain(optax.scale_by_schedule(optax.linear_schedule(0.01, 0.03, 5)), optax.scale(-2.0)),
         optax.masked(optax.sgd(optax.piecewise_constant_schedule(0.05, {2: 0.1})), LinearParams(True, True)),
     ],
 )
@@ -62,4 +65,12 @@ def test_where_it_is_not_told_it_is_nan():
     def update(grads, state, params=None):
         return jax.tree.map(lambda g: -0.01 * g, grads), state
 
-    assert np.isnan(rates(optax.GradientTransformation(lambda params: (), update))).all()
+    own = [optax.polyak_sgd(1.0), optax.contrib.mechanize(optax.sgd(0.01)), optax.lbfgs()]
+    for optimizer in (optax.GradientTransformation(lambda params: (), update), *own):
+        assert np.isnan(rates(optimizer)).all()
+
+
+def test_of_several_groups_it_is_the_first_ones():
+    labels = LinearParams("a", "b")
+    optimizer = optax.partition({"a": optax.sgd(0.02), "b": optax.sgd(0.05)}, labels)
+    np.testing.assert_allclose(rates(optimizer), 0.02)

@@ -192,3 +192,47 @@ def test_fit_follows_torchs_loop_run_live(name, batch_size):
     np.testing.assert_allclose(found.learning_rates, rates, rtol=1e-12)
     np.testing.assert_allclose(found.params["hidden"][0], module[0].weight.detach().numpy().T, rtol=1e-6)
     assert len(set(rates)) > 1 or schedule is None
+
+
+class Scaled:
+    """A loss that can be changed between two calls."""
+
+    factor = 1.0
+
+    def loss(self, params, x, y):
+        return self.factor * loss(params, x, y)
+
+    __call__ = loss
+
+
+FACTOR = 1.0
+
+
+def by_global(params, x, y):
+    return (lambda: FACTOR)() * loss(params, x, y)
+
+
+def test_a_loss_that_was_changed_is_compiled_again(monkeypatch):
+    x = jnp.arange(3.0)
+
+    def first(given):
+        return float(fit(given, LinearParams(2.0, 6.0), (x, 2 * x), 0.01, steps=1).losses[0])
+
+    scaled, box = Scaled(), [1.0]
+
+    def by_list(params, x, y):
+        return box[0] * loss(params, x, y)
+
+    before = [first(scaled.loss), first(scaled), first(by_global), first(by_list)]
+    scaled.factor = box[0] = 5.0
+    monkeypatch.setitem(globals(), "FACTOR", 5.0)
+    after = [first(scaled.loss), first(scaled), first(by_global), first(by_list)]
+    np.testing.assert_allclose(after, 5 * np.array(before), rtol=1e-6)
+
+
+def test_an_optimizer_with_a_random_key_trains():
+    x = jnp.arange(3.0)
+    noisy = optax.chain(optax.add_noise(0.1, 0.5, key=jax.random.key(1)), optax.sgd(0.1))
+    for donate in (False, True):
+        found = fit(loss, LinearParams(2.0, 6.0), (x, 2 * x), noisy, steps=5, donate=donate)
+        assert found.losses[-1] < found.losses[0]
