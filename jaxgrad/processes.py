@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,8 +22,6 @@ _VARIABLE = "JAXGRAD_PROCESS"  # "index of count at host:port", for the processe
 
 SILENCE = 10
 """Seconds without a sign of life after which a process counts as dead, and the others end."""
-
-_GRACE = 15.0
 
 
 def join(address: str, count: int, index: int, *, local_devices: int | None = None) -> None:
@@ -108,14 +107,15 @@ def launch(command: Sequence[str], count: int) -> int:
     with contextlib.ExitStack() as opened:
         errors = [opened.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
         opened.callback(lambda: _end(started, 0.0))
+        opened.enter_context(_ended_with_this_one())
         for index in range(count):
             environment = {**os.environ, _VARIABLE: f"{index} {count} {address}"}
             streams: dict[str, Any] = {} if index == 0 else {"stdout": subprocess.DEVNULL, "stderr": errors[index]}
             started.append(subprocess.Popen(list(command), env=environment, **streams))
         try:
             return _ended(started, errors)
-        except KeyboardInterrupt:  # the terminal has told the processes too
-            _end(started, _GRACE)
+        except KeyboardInterrupt:  # the terminal has told the processes too, unless this one alone was told
+            _end(started, 1.0, signal.SIGINT)
             raise
 
 
@@ -143,12 +143,32 @@ def _ended(started: list[subprocess.Popen[Any]], errors: list[Any]) -> int:
     raise JaxgradError(f"process {index} of {len(started)} failed: {said[-1] if said else started[index].returncode}")
 
 
-def _end(started: list[subprocess.Popen[Any]], grace: float) -> None:
-    """Give the processes time to end by themselves, then end them."""
-    until = time.monotonic() + grace
-    for process in started:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, until - time.monotonic()))
+@contextlib.contextmanager
+def _ended_with_this_one() -> Iterator[None]:
+    """A launcher that is told to end (by ``timeout``, Slurm or systemd) ends its processes first."""
+
+    def told(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(started: list[subprocess.Popen[Any]], grace: float, then: signal.Signals | None = None) -> None:
+    """Give the processes time to end by themselves, and again after a signal, then end them."""
+    for number in (None, then) if then else (None,):
+        until = time.monotonic() + grace
+        for process in started:
+            if number is not None and process.poll() is None:
+                process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
     for process in started:
         if process.poll() is None:
             process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,24 +51,25 @@ class Scaling:
           InputError: if a column of ``x`` has the same value in all rows.
         """
         (x_mean, x_scale), (y_mean, y_scale) = _moments(x), _moments(y)
+        if not (np.isfinite(x_scale).all() and np.isfinite(y_scale).all()):
+            raise InputError("a column's numbers are too large: their squares overflow float64. Use a larger unit.")
         constant = [name for name, scale in zip(names, x_scale, strict=False) if not scale > 0]
         if constant:
             raise InputError(
-                f"column {', '.join(map(repr, constant))} has the same value in all rows, so nothing can be learned "
-                "from it. Leave it out of --x."
+                f"column {', '.join(map(repr, constant))} has the same value in all rows, as float64 holds them: "
+                "nothing can be learned from it. Leave it out of --x."
             )
         return cls(x_mean, x_scale, y_mean, np.where(y_scale > 0, y_scale, 1.0))
 
-    def loss(self, params: LinearParams, x: jax.Array, y: jax.Array) -> jax.Array:
-        """The mean squared error in the units of ``y``, of ``w [k, m]`` and ``b [m]`` for scaled columns."""
-        w, b = jnp.asarray(params.w), jnp.asarray(params.b)
-        dtype = w.dtype
-        rows = x.reshape(len(x), -1).astype(dtype)
-        scaled = (rows - jnp.asarray(self.x_mean, dtype)[None]) / jnp.asarray(self.x_scale, dtype)[None]
-        truth = y.reshape(len(y), -1).astype(dtype)
-        truth = (truth - jnp.asarray(self.y_mean, dtype)[None]) / jnp.asarray(self.y_scale, dtype)[None]
-        off = scaled @ w + b[None] - truth
-        return jnp.mean(off**2)
+    def apply(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The scaled columns in float32, ``[rows, k]`` and ``[rows, m]``, on disk where they were.
+
+        They are centred before they are rounded: what is far from zero, such as a time in seconds, keeps its digits.
+
+        Raises:
+          InputError: if a number is too large for float32.
+        """
+        return _scaled(x, self.x_mean, self.x_scale), _scaled(y, self.y_mean, self.y_scale)
 
     def guess(self) -> LinearParams:
         """Where descent begins: a line through the means, level."""
@@ -85,6 +87,28 @@ class Scaling:
         return loss * np.mean(self.y_scale**2)
 
 
+def squared_error(params: LinearParams, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The mean squared error of ``x w + b``: ``w [k, m]``, ``b [m]``, ``x [rows, k]``, ``y [rows, m]``."""
+    return jnp.mean((x @ jnp.asarray(params.w) + jnp.asarray(params.b)[None] - y) ** 2)
+
+
+def _scaled(array: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    shape = len(array), mean.size
+    if isinstance(array, np.memmap):
+        with tempfile.TemporaryFile() as file:  # without a name: its room is free again once the array is gone
+            made = np.memmap(file, np.float32, "w+", shape=shape)
+    else:
+        made = np.empty(shape, np.float32)
+    for start in range(0, len(array), _BLOCK):
+        part = (array[start : start + _BLOCK].reshape(-1, mean.size).astype(np.float64) - mean) / scale
+        if np.abs(part).max() > np.finfo(np.float32).max:
+            raise InputError(
+                f"a number as large as {np.abs(part).max():g} is too large for float32. Scale the columns."
+            )
+        made[start : start + _BLOCK] = part
+    return made
+
+
 def _columns(array: np.ndarray) -> int:
     return 1 if array.ndim == 1 else array.shape[1]
 
@@ -98,9 +122,10 @@ def _moments(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     squares = np.zeros_like(total)
     for start in range(0, len(array), _BLOCK):
         part = array[start : start + _BLOCK].reshape(-1, total.size)
-        squares += ((part - mean) ** 2).sum(axis=0)
+        with np.errstate(over="ignore"):
+            squares += ((part - mean) ** 2).sum(axis=0)
     scale = np.sqrt(squares / len(array))
-    return mean, np.where(scale > 1e-12 * np.abs(mean), scale, 0.0)
+    return mean, np.where(scale > 1e-15 * np.abs(mean), scale, 0.0)
 
 
 def held_out(x: np.ndarray, y: np.ndarray, share: float, seed: int) -> tuple[Any, Any]:

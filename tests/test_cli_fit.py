@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -178,3 +179,40 @@ def test_devices_are_listed(capsys):
     assert found["platform"] == "cpu"
     assert found["devices"][0]["id"] == 0
     assert found["cores"] >= 1
+
+
+def test_columns_far_from_zero_keep_their_digits(tmp_path, capsys):
+    path = tmp_path / "times.csv"
+    path.write_text("time,value\n" + "".join(f"{10**9 + i},{3 * i + 5e7}\n" for i in range(50)))
+    code, out, _ = run(capsys, path, "--x", "time", "--y", "value", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["w"][0][0] == pytest.approx(3, rel=1e-4)
+    at_start = found["w"][0][0] * 1e9 + found["b"][0]
+    assert at_start == pytest.approx(5e7, rel=1e-6)
+
+
+def test_an_optimizer_of_matrices_alone_is_refused_in_one_line(houses, capsys):
+    code, _, err = run(capsys, houses[0], "--x", "size", "--y", "price", "--optimizer", "Muon(lr=0.01)")
+    assert code == 2
+    assert "expected matrices alone" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs signals as POSIX has them")
+def test_processes_end_with_their_launcher(houses):
+    command = [sys.executable, "-m", "jaxgrad", "fit", str(houses[0]), "--x", "size", "--y", "price"]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        launcher = subprocess.Popen(
+            [*command, "--batch-size", "8", "--steps", "100000000", "--processes", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        assert launcher.stdout.readline()  # the first process has begun
+        launcher.send_signal(number)
+        launcher.communicate(timeout=30)
+        assert launcher.returncode != 0
+        with pytest.raises(ProcessLookupError):  # nobody is left in its session
+            os.killpg(launcher.pid, 0)

@@ -95,27 +95,29 @@ def run(options: argparse.Namespace) -> int:
     import jax
 
     from jaxgrad.sharding import rows_mesh
-    from jaxgrad.table_fit import Scaling, held_out
+    from jaxgrad.table_fit import Scaling, held_out, squared_error
     from jaxgrad.tables import read_table
     from jaxgrad.training import fit
 
-    table = read_table(options.data, options.x, options.y, drop=options.drop, scratch=options.scratch)
+    table = read_table(options.data, options.x, options.y, dtype="float64", drop=options.drop, scratch=options.scratch)
     names = (*table.x_names, *table.y_names)
     scaling = Scaling.none(*table.data) if options.no_scale else Scaling.of(*table.data, names)
+    scaled = scaling.apply(*table.data)
     data, validation = (
-        held_out(*table.data, options.validate, options.seed) if options.validate is not None else (table.data, None)
+        held_out(*scaled, options.validate, options.seed) if options.validate is not None else (scaled, None)
     )
+    optimizer = make_optimizer(options, len(data[0]))
     mesh = rows_mesh(function="fit") if options.devices is not None or jax.process_count() > 1 else None
     first = jax.process_index() == 0
     said = fit_output.header(table, options, mesh)
     if first and not options.json:
-        print(said)
+        print(said, flush=True)
     began = time.perf_counter()
     found = fit(
-        scaling.loss,
+        squared_error,
         scaling.guess(),
         data,
-        make_optimizer(options, len(data[0])),
+        optimizer,
         steps=options.steps,
         batch_size=options.batch_size,
         key=options.seed,

@@ -60,15 +60,15 @@ def problem(options: argparse.Namespace) -> tuple[Any, Any, tuple[Any, ...], str
         guess = LinearParams(np.array(2, np.float32), np.array(6, np.float32))
         stable = largest_stable_rate(x, guess) if options.optimizer is None else None
         return loss, guess, (x, y), "the lesson's points", stable
-    from jaxgrad.table_fit import Scaling
+    from jaxgrad.table_fit import Scaling, squared_error
     from jaxgrad.tables import read_table
     from jaxgrad.training.advice import largest_stable_rate as by_curvature
 
-    table = read_table(options.data, options.x, options.y, drop=options.drop)
+    table = read_table(options.data, options.x, options.y, dtype="float64", drop=options.drop)
     scaling = Scaling.of(*table.data, (*table.x_names, *table.y_names))
-    guess = scaling.guess()
-    stable = by_curvature(scaling.loss, guess, table.data) if options.optimizer is None else None
-    return scaling.loss, guess, table.data, f"{options.data} (scaled), {table.rows:,} rows", stable
+    guess, data = scaling.guess(), scaling.apply(*table.data)
+    stable = by_curvature(squared_error, guess, data) if options.optimizer is None else None
+    return squared_error, guess, data, f"{options.data} (scaled), {table.rows:,} rows", stable
 
 
 def starts_of(guess: Any, count: int, seed: int) -> Any:

@@ -47,7 +47,8 @@ def reader_of(optimizer: Any, opt_state: Any) -> RateReader | float | None:
     constant = math.prod(abs(float(size)) for size in sizes)
     factors: list[tuple[int, Callable[[Any, Any], Any]]] = []
     for name, read in _READERS.items():
-        cells = [each for piece, each in pieces if piece == _PIECE_OF.get(name)]
+        maker, held = _PIECE_OF.get(name, (None, None))
+        cells = [each for piece, each in pieces if piece == maker and held in each]
         numbers = [i for i, state in enumerate(states) if type(state).__name__ == name]
         for nth, number in enumerate(numbers):
             found = read(cells[nth] if nth < len(cells) else None)
@@ -100,11 +101,11 @@ _READERS: dict[str, Callable[[dict[str, Any] | None], Any]] = {
     "ScaleByScheduleState": _by_schedule,
     "ReduceLROnPlateauState": _scaled_on_plateau,
 }
-# The function of which each state is.
+# What makes the update of which each is the state, and what that closes over.
 _PIECE_OF = {
-    "ScheduledState": "scheduled",
-    "PlateauState": "reduce_on_plateau",
-    "ScaleByScheduleState": "scale_by_schedule",
+    "ScheduledState": ("scheduled", "learning_rate"),
+    "PlateauState": ("reduce_on_plateau", "table"),
+    "ScaleByScheduleState": ("scale_by_schedule", "step_size_fn"),
 }
 # Pieces that find a rate of their own.
 _OWN_RATE = {

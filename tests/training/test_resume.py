@@ -85,8 +85,8 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     other = (X, X)
     with pytest.raises(InputError, match="belongs to another run: data"):
         fit(loss, GUESS, other, optimizer(), steps=60, batch_size=7, key=3, checkpoint=tmp_path, resume=True)
+    options = {"batch_size": 7, "key": 3, "validation": DATA, "validate_every": 4, "checkpoint": tmp_path}
     with pytest.raises(InputError, match="does not fit"):
-        options = {"batch_size": 7, "key": 3, "validation": DATA, "validate_every": 4, "checkpoint": tmp_path}
         fit(loss, GUESS, DATA, 0.1, steps=60, resume=True, **options)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
