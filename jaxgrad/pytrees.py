@@ -15,6 +15,7 @@ from jaxgrad.errors import InputError, InputTypeError
 
 _SHORT_KINDS = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
 _NUMBERS = (bool, int, float, complex)
+_ARRAYS = (jax.Array, np.ndarray, np.generic, *_NUMBERS)
 
 
 def short(value: Any) -> str:
@@ -69,14 +70,16 @@ def check_floating(function: str, argument: str, tree: Any) -> None:
         raise InputError(f"{function}: {argument} has no leaves, expected at least one array. Pass the parameters.")
     wrong = []
     for path, leaf in leaves.items():
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, *_NUMBERS)):
+        if not isinstance(leaf, _ARRAYS):
             wrong.append(f"{argument}{path} is a {type(leaf).__name__}")
         elif not jnp.issubdtype(dtype_of(leaf), jnp.floating):
             wrong.append(f"{argument}{path} is {short(leaf)}")
     if wrong:
+        repair = f"Convert them: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), {argument})."
+        if any(callable(leaf) for leaf in leaves.values()):  # such as an activation
+            repair = f"Pass the arrays alone; of an Equinox module, eqx.partition({argument}, eqx.is_inexact_array)[0]."
         raise InputTypeError(
-            f"{function}: {'; '.join(wrong)}; expected floating arrays, since a gradient needs floats. "
-            f"Convert them: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), {argument})."
+            f"{function}: {'; '.join(wrong)}; expected floating arrays, since a gradient needs floats. {repair}"
         )
 
 
