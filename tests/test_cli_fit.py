@@ -210,9 +210,13 @@ def test_processes_end_with_their_launcher(houses):
             start_new_session=True,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
         )
-        assert launcher.stdout.readline()  # the first process has begun
-        launcher.send_signal(number)
-        launcher.communicate(timeout=30)
-        assert launcher.returncode != 0
+        try:
+            assert launcher.stdout.readline()  # the first process has begun
+            launcher.send_signal(number)
+            launcher.communicate(timeout=30)
+            assert launcher.returncode != 0
+        except BaseException:
+            os.killpg(launcher.pid, signal.SIGKILL)
+            raise
         with pytest.raises(ProcessLookupError):  # nobody is left in its session
             os.killpg(launcher.pid, 0)
