@@ -55,7 +55,20 @@ def counting(**contenders):
 
 
 def measured(task, **options):
-    return measure(task, memory=False, pause=0, **options)
+    return measure(task, memory=False, pause=0, turn=0, **options)
+
+
+def test_what_is_short_runs_several_times_a_turn():
+    runs = []
+
+    def run(n):
+        runs.append(n)
+        return float(n)
+
+    result = measure(counting(good=doing(run)), memory=False, pause=0, turn=0.01, repeats=2)
+    assert result.entry("good").state == "measured"
+    assert len(result.entry("good").seconds.all) == 2
+    assert 10 < len(runs) <= 201  # the first run, then two turns of at most a hundred
 
 
 def test_runs_take_turns():

@@ -46,6 +46,7 @@ def measure(
     memory: bool = True,
     only: Collection[str] | None = None,
     pause: float = PAUSE,
+    turn: float = TURN,
     say: Say = lambda text: None,
 ) -> Result:
     """Measure one task: all its contenders that can run here, in turn, on the same data.
@@ -56,11 +57,12 @@ def measure(
       repeats: rounds of the clock; before them each contender runs once, off the clock.
       memory: measure each contender's memory as well, in a process of its own, before the clock starts.
       only: the names of the contenders that take part; all by default.
-      pause: seconds of rest before each timed run.
+      pause: seconds of rest before each turn.
+      turn: seconds that a turn lasts at least; its last answer is looked at.
       say: is told what happens, for a line of progress.
 
     Returns:
-      The measurement. A contender whose answer is not that of the float64 truth, in any of its runs, has no time.
+      The measurement. A contender whose answer is not that of the float64 truth, in any of its turns, has no time.
       Ctrl-C in the timed rounds ends them, and the measurement is of those that were whole.
 
     Raises:
@@ -94,7 +96,7 @@ def measure(
             before=lambda name: _before(ready[name]),
             each=timed,
             pause=pause,
-            turn=0.0 if task.own_process else TURN,
+            turn=0.0 if task.own_process else turn,
         )
     except KeyboardInterrupt:
         rounds = min(map(len, taken.values()), default=0)
