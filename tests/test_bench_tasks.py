@@ -341,3 +341,14 @@ def test_first_results_of_fresh_processes():
     result = measured(task, sizes={"steps": 20, "rows": 5}, repeats=1, only=("jaxgrad fit",))
     assert result.entry("jaxgrad fit").state == "measured"
     assert result.good
+
+
+def test_a_child_tells_memory_and_first_results(capsys):
+    assert child.main(["memory", "rows", "NumPy", json.dumps({"rows": 5000})]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["data"] == 40_000
+    assert found["peak"] >= found["before"] > 0
+    for way in ("step", "scan", "fit"):
+        assert child.main(["first", way, json.dumps({"rows": 10, "steps": 20})]) == 0
+        assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["params"]) == 2
+    assert child.main(["nonsense"]) == 2
