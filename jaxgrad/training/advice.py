@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgrad.pytrees import leaves_by_path
+from jaxgrad.training.finite import finite
 
 _TURNS = 30
 
@@ -29,17 +29,17 @@ def advice(loss: Any, params: Any, batch: tuple[Any, ...] | None, rate: float | 
     if batch is None:
         return "Pass a smaller learning rate, or look for NaN in the batch.", None
     for path, leaf in leaves_by_path(batch).items():
-        if not _finite(leaf):
+        if not finite(leaf).all():
             return f"The batch itself is not finite: batch{path} has NaN or infinity. Remove those rows.", None
     value, grads = jax.jit(jax.value_and_grad(loss))(params, *batch)
-    bad = [f"params{path}" for path, leaf in leaves_by_path(grads).items() if not _finite(leaf)]
-    if _finite(value) and bad:
+    bad = [f"params{path}" for path, leaf in leaves_by_path(grads).items() if not finite(leaf).all()]
+    if finite(value).all() and bad:
         return (
             f"There the loss is {float(value):.6g}, but the gradient of {', '.join(bad)} is not finite: look for "
             "a root, a norm, a logarithm or a quotient at zero in the loss.",
             None,
         )
-    if not _finite(value):
+    if not finite(value).all():
         return "The last good parameters give no finite loss on that batch: look for a logarithm or quotient.", None
     stable = largest_stable_rate(loss, params, batch)
     elsewhere = "look for a logarithm, a root, a quotient or an overflow in the loss"
@@ -87,10 +87,3 @@ def largest_stable_rate(loss: Any, params: Any, batch: tuple[Any, ...]) -> float
     except (TypeError, NotImplementedError, ValueError):  # a loss with a custom_vjp has no forward derivative
         return None
     return 2 / curvature if math.isfinite(curvature) and curvature > 0 else None
-
-
-def _finite(leaf: Any) -> bool:
-    array = np.asarray(leaf)
-    if not jnp.issubdtype(array.dtype, jnp.inexact):
-        return True
-    return bool(np.isfinite(array if array.dtype.kind in "fc" else array.astype(np.float32)).all())

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError
 from jaxgrad.pytrees import check_same_tree, leaves_by_path, short
+from jaxgrad.training.finite import finite
 
 _BLOCK = 2**20
 
@@ -54,9 +55,7 @@ def _rows_not_finite(array: np.ndarray) -> np.ndarray:
     each = max(1, _BLOCK * len(array) // max(array.size, 1))
     for start in range(0, len(array), each):
         part = array[start : start + each]
-        if part.dtype.kind not in "fc":  # bfloat16 and its like, of which NumPy knows little
-            part = part.astype(np.float32)
-        good = np.isfinite(part)
+        good = finite(part)
         if not good.all():
             found.append(start + np.flatnonzero(~good.reshape(len(part), -1).all(axis=1)))
     return np.concatenate(found) if found else np.zeros(0, int)

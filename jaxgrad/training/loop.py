@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxgrad.errors import DivergenceError, ProgramError
+from jaxgrad.training.finite import finite
 from jaxgrad.training.keeping import Keeper
 from jaxgrad.training.learning_rates import reader_of
 from jaxgrad.training.program import Run, program, skips_bad_steps
@@ -310,10 +311,6 @@ def _joined(pieces: list[np.ndarray]) -> np.ndarray:
 
 
 def _all_finite(params: Any) -> bool:
-    for leaf in jax.tree.leaves(params):
-        if not getattr(leaf, "is_fully_addressable", True):
-            continue
-        array = np.asarray(leaf)
-        if not np.isfinite(array if array.dtype.kind in "fc" else array.astype(np.float32)).all():
-            return False
-    return True
+    """Whether they are, as far as this process holds them."""
+    held = [leaf for leaf in jax.tree.leaves(params) if getattr(leaf, "is_fully_addressable", True)]
+    return all(finite(leaf).all() for leaf in held)

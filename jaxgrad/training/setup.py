@@ -187,11 +187,11 @@ def _source(
 ) -> tuple[Callable[[], dict[str, Any]], Callable[[int], Source], int | None]:
     """What tells the data apart, if asked; what makes the source from a step on; the steps of a shuffled epoch."""
     if isinstance(data, tuple):
-        rows = check_rows("fit", data)
-        check_finite("data", data)
         if batch_size is not None:
             data = batches(data, batch_size, key, function="fit")
         else:
+            rows = check_rows("fit", data)
+            check_finite("data", data)
             if mesh is not None:
                 check_shared("fit", "data", rows, mesh)
             return partial(_told, data, rows, None, None), lambda done: _whole(data, mesh), None
