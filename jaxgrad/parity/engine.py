@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import require
+from jaxgrad.parity.fingerprints import bag
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome, judge_step
-from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
+from jaxgrad.parity.leaves import LeafMatch, match_programs
 from jaxgrad.parity.programs import (
     JaxProgram,
     SplitParams,
@@ -22,13 +23,11 @@ from jaxgrad.parity.programs import (
     jax_batch,
     torch_batch,
 )
+from jaxgrad.parity.rounding import CONSTANTS, ROUNDINGS, Disturbance
 from jaxgrad.parity.surroundings import check_dependence, check_frozen, check_inputs, check_statistics
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
-
-ROUNDED = 2.0**-22
-"""A difference below it may come from a constant that float32 holds rounded, by half a unit of 2**-23, and a factor."""
 
 AGAIN = ", in a second update, with half the gradients"
 """After one batch both optimizers step once more: momentum, decays of averages and schedules show from then on.
@@ -36,7 +35,7 @@ AGAIN = ", in a second update, with half the gradients"
 Half, because Adam corrects what the same gradients have gathered to the same again, whatever its decays are.
 """
 
-CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
+ROUNDED_CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
 
 
 def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Sequence[tuple[Any, ...]]) -> Report:
@@ -66,12 +65,15 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
     arrays = check_batches(batches)
     comparison = _Comparison(torch_program, jax_program, split, batches, arrays)
     with kept(torch_program):
-        report, last = comparison.run(perturb=None)
-    if report.verdict is Verdict.DIFFERENT and comparison.may_be_noise:
+        report, last = comparison.run(Disturbance())
+    if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow:
+        with kept(torch_program):  # what float64 itself cannot tell
+            report, last = comparison.run(ROUNDINGS)
+    if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow and comparison.uncertain:
         with kept(torch_program):  # constants that were already rounded: how much do they explain?
-            again, moved = comparison.run(perturb=0)
+            again, moved = comparison.run(CONSTANTS)
         if again.verdict is not report.verdict:
-            report = replace(again, notes=(*again.notes, CONSTANTS))
+            report = replace(again, notes=(*again.notes, ROUNDED_CONSTANTS))
         elif last.lost & moved.found:
             report = again  # the first place was such a constant's, the fault is further on
     return report
@@ -88,22 +90,25 @@ class _Comparison:
     ):
         self.torch_program, self.jax_program, self.split = torch_program, jax_program, split
         self.batches, self.arrays = batches, arrays
-        self.may_be_noise = False
-        # The tables that each side closes over: those that both have are exact.
-        self._bags: dict[str, set[tuple[int, int, int]]] = {"torch": set(), "jax": set()}
+        self.uncertain = False  # whether some constant may stand for another number than it holds
+        self._given = {bag(np.asarray(each, np.float64)) for each in split.arrays}
+        self._constants: set[tuple[int, int, int]] = set()
 
-    def run(self, perturb: int | None) -> tuple[Report, StepOutcome]:
+    def run(self, disturbance: Disturbance) -> tuple[Report, StepOutcome]:
         """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
         from jaxgrad.parity.optimizer_step import judge_update
         from jaxgrad.parity.promote_jax import in_float64
-        from jaxgrad.parity.run_jax import JaxRun
+        from jaxgrad.parity.run_jax import JaxRun, constants
         from jaxgrad.parity.run_torch import TorchRun
 
-        torch_run = TorchRun(self.torch_program, None, self._known("jax"))
-        moved_run = TorchRun(self.torch_program, perturb, self._known("jax")) if perturb is not None else None
+        torch_run = TorchRun(
+            self.torch_program,
+            disturbance,
+            given=lambda array: bag(array) in self._given,
+            shared=lambda array: array.size > 1 and bag(array) in self._constants,
+        )
         ours = torch_run.values()
         theirs = {p: in_float64(jnp.asarray(a)) for p, a in self.split.named()}
-        self._bags["torch"] = {bag(each) for each in torch_run.tables()}
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
         jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))
         steps: list[StepOutcome] = []
@@ -112,25 +117,18 @@ class _Comparison:
             names = [f"batch[{i}]" for i in range(len(arrays))]
             given = jax_batch(batch, arrays)
             traced = jax_run.trace(batch, given)
-            self._bags["jax"] = {bag(each) for each in jax_run.constants(traced[0])}
-            moved: dict[str, np.ndarray] = {}
-            moved_tape = None
-            if moved_run is not None and number == 1:
-                moved_tape, moved = self._moved(moved_run, batch, arrays, names)
+            self._constants = {bag(each) for each in constants(traced[0])}
             before = torch_run.buffers()
             tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
-            if moved_tape is not None:
-                tape.add_noise(moved_tape)
             jax_tape, uncertain = jax_run.forward_and_backward(
-                traced, given, arrays, names, set(frozen), perturb, self._known("torch")
+                traced, given, arrays, names, set(frozen), disturbance, torch_run.recorder.known
             )
+            self.uncertain |= uncertain or torch_run.recorder.uncertain
             losses.append((torch_run.loss, jax_run.loss))
             # The layout of a parameter is that of the values it was given with.
-            left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients, moved)
-            right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients, jax_run.moved)
+            left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients)
+            right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients)
             outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, names))
-            near = min(outcome.error, *(each.error for each in outcome.divergences), 1.0)
-            self.may_be_noise |= outcome.wrong and (near < ROUNDED or uncertain or torch_run.recorder.uncertain)
             check_inputs(number, arrays, given, tape, names, outcome)
             check_dependence(number, arrays, names, tape, jax_tape, outcome)
             check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
@@ -152,18 +150,6 @@ class _Comparison:
             if outcome.wrong or outcome.doubts:
                 break
         return as_report(steps, losses, torch_run.recorder.tape.framework), steps[-1]
-
-    def _known(self, side: str) -> Callable[[np.ndarray], bool]:
-        """Whether a table of constants is the same, entry for entry, on a side."""
-        return lambda array: array.size > 1 and bag(array) in self._bags[side]
-
-    def _moved(self, run: Any, batch: Any, arrays: Any, names: list[str]) -> tuple[Tape, dict[str, np.ndarray]]:
-        """The first step of torch once more, with everything moved a little."""
-        from jaxgrad.parity.run_torch import kept
-
-        with kept(self.torch_program):
-            tape = run.forward_and_backward(torch_batch(batch, arrays, run.device), names)
-        return tape, run.gradients
 
 
 def _leaf_partners(match: LeafMatch, torch: Tape, jax: Tape, names: list[str]) -> dict[int, tuple[int, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxgrad.parity.fingerprints import farthest
 from jaxgrad.parity.leaves import Group, Layouts, LeafMatch, fitting_layouts, likeness, same_under_layout
-from jaxgrad.parity.rounding import shadow_distance
+from jaxgrad.parity.rounding import VANISHED, shadow_distance
 from jaxgrad.parity.tape import Tape
 
 Arrays = Mapping[str, np.ndarray]
@@ -17,13 +17,12 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Side:
-    """What one side knows of its parameters: values, gradients in float64 and as computed, how far noise moves them."""
+    """What one side knows of its parameters: their values, their gradients in float64 and as computed."""
 
     tape: Tape
     values: Arrays
     gradients: Arrays
     own_gradients: Arrays
-    moved: Arrays
     distances: dict[str, float] = field(default_factory=dict)
     layouts: dict[tuple[str, str], Layouts] = field(default_factory=dict)
 
@@ -61,13 +60,12 @@ class Side:
         index = self.tape.gradients.get(name)
         if index is None:
             return 0.0
-        moved = self.moved.get(name)
-        noise = float(np.abs(moved - self.gradients[name]).max(initial=0.0)) if moved is not None else 0.0
         summary = self.tape.values[index].summary
         found = summary.fingerprint
         largest = found.largest if found is not None else float(np.abs(self.gradients[name]).max(initial=0.0))
-        scale = max(summary.scale, largest)
-        return shadow_distance(scale, noise)
+        if largest <= VANISHED * summary.scale:  # zero, and each side's rounding is its own
+            return 2 * largest
+        return shadow_distance(largest, summary.noise)
 
     def moves(self, name: str) -> bool:
         """Whether the gradient is more than the noise around zero."""

@@ -12,7 +12,7 @@ from jaxgrad.parity.divergence import Parting, part, site_in
 from jaxgrad.parity.gradients import GradientMatch, Side, compare_gradients
 from jaxgrad.parity.leaves import LeafMatch, closest
 from jaxgrad.parity.precision import first_precision_loss
-from jaxgrad.parity.rounding import MOST_NOISE, unit
+from jaxgrad.parity.rounding import LEEWAY, MOST_NOISE, unit
 from jaxgrad.parity.tape import Op, Tape, Value
 from jaxgrad.report.values import Divergence, Rounding, Site
 
@@ -48,6 +48,11 @@ class StepOutcome:
     def wrong(self) -> bool:
         """Whether something differs."""
         return bool(self.divergences)
+
+    @property
+    def wrong_in_flow(self) -> bool:
+        """Whether what was computed differs, which float64's own rounding might explain."""
+        return any(each.stage in ("forward", "loss", "gradient") for each in self.divergences)
 
 
 def judge_step(
@@ -95,10 +100,11 @@ def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
     """A program that makes rounding as large as its values agrees with anything, and with nothing."""
     for side, tape in (("torch", torch), ("JAX", jax)):
         loss = tape.values[tape.loss].summary
-        if 8 * loss.noise > MOST_NOISE * loss.scale:
+        size = loss.fingerprint.largest if loss.fingerprint is not None else 0.0
+        if LEEWAY * loss.noise > MOST_NOISE * size:
             found.doubts.append(
-                f"the rounding of what the programs were given moves {side}'s loss by {loss.noise / loss.scale:.1g} "
-                "of its size: nothing closer can be told"
+                f"rounding alone, of intermediate results and of constants, moves {side}'s loss by "
+                f"{loss.noise / max(size, 1e-300):.1g} of its size: nothing closer can be told"
             )
 
 

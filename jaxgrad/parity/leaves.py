@@ -17,7 +17,7 @@ import numpy as np
 from jaxgrad.errors import InputError
 from jaxgrad.parity.beside import together
 from jaxgrad.parity.entries import EntryMap, map_entries, related, strangers
-from jaxgrad.parity.fingerprints import BLOCK, equal, farthest
+from jaxgrad.parity.fingerprints import bag, equal, farthest
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters by path, in float64."""
@@ -67,26 +67,6 @@ class LeafMatch:
             if group.entries is not None:
                 found |= group.entries.sums(torch, jax)
         return found
-
-
-def bag(array: np.ndarray) -> tuple[int, int, int]:
-    """The entries of an array in any order, as a key: equal for the same entries, in linear time.
-
-    The entries' bits are mixed and added up, with constants of the SplitMix64 generator.
-    """
-    flat = np.asarray(array, np.float64).reshape(-1)
-    first = second = 0
-    with np.errstate(over="ignore"):
-        for start in range(0, flat.size, BLOCK):
-            bits = (flat[start : start + BLOCK] + 0.0).view(np.uint64)  # + 0.0 makes -0 the same as 0
-            bits += np.uint64(0x9E3779B97F4A7C15)
-            bits ^= bits >> np.uint64(30)  # a float32 made wider has its bits on top, where a product leaves them
-            bits *= np.uint64(0xBF58476D1CE4E5B9)
-            bits ^= bits >> np.uint64(27)
-            first += int(bits.sum())
-            bits *= bits
-            second += int(bits.sum())
-    return flat.size, first % 2**64, second % 2**64
 
 
 def is_constant(array: np.ndarray) -> bool:

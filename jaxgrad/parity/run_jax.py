@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
+from jaxgrad.parity.constants import KnownConstants
 from jaxgrad.parity.programs import JaxProgram, SplitParams
 from jaxgrad.parity.promote_jax import in_float64
+from jaxgrad.parity.rounding import Disturbance
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_jax import JaxRecorder
 from jaxgrad.pytrees import short
@@ -28,7 +30,6 @@ class JaxRun:
         self.loss = 0.0
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
-        self.moved: dict[str, np.ndarray] = {}
         self._states: tuple[Any, Any] | None = None
 
     def trace(
@@ -76,8 +77,8 @@ class JaxRun:
         exact: Sequence[np.ndarray],
         names: Sequence[str],
         fixed: set[str],
-        perturb: int | None,
-        exact_constant: Callable[[np.ndarray], bool],
+        disturbance: Disturbance,
+        known: KnownConstants,
     ) -> tuple[Tape, bool]:
         """Record the loss of a batch and its gradients.
 
@@ -87,13 +88,13 @@ class JaxRun:
           exact: the batch as it was given, perhaps wider.
           names: of the batch's leaves.
           fixed: the paths of leaves that are no parameters.
-          perturb: a seed for the second shadow, or None.
-          exact_constant: see ``JaxRecorder``.
+          disturbance: see ``JaxRecorder``.
+          known: see ``JaxRecorder``.
 
         Returns:
           The tape, and whether some constant may stand for another number than it holds.
         """
-        recorder = JaxRecorder(perturb, exact_constant)
+        recorder = JaxRecorder(disturbance, known)
         leaves = [
             (path, own, wide, path not in fixed)
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)
@@ -111,7 +112,6 @@ class JaxRun:
             self.gradients[path] = np.asarray(cell.shadows[0])
             own = np.asarray(cell.own)
             self.own_gradients[path] = own.astype(np.float32) if own.dtype.itemsize == 2 else own
-            self.moved[path] = np.asarray(cell.shadows[-1])
         return tape, recorder.uncertain
 
     def update(self, part: float = 1.0) -> None:
@@ -141,11 +141,18 @@ class JaxRun:
             self.wide = [np.asarray(each, np.float64) for each in made]
         self._states = own, wide
 
-    def constants(self, closed: jex.ClosedJaxpr) -> Iterator[np.ndarray]:
-        """The floating tables that the program closes over."""
-        for const in closed.consts:
-            if hasattr(const, "dtype") and jnp.issubdtype(const.dtype, jnp.floating):
-                yield np.asarray(const)
+
+def constants(closed: Any) -> Iterator[np.ndarray]:
+    """The floating tables that a jaxpr closes over, also inside; of complex ones both parts."""
+    for const in getattr(closed, "consts", ()):
+        if hasattr(const, "dtype") and jnp.issubdtype(const.dtype, jnp.inexact):
+            array = np.asarray(const)
+            yield from (np.real(array), np.imag(array)) if np.iscomplexobj(array) else (array,)
+    for eqn in closed.eqns:
+        for parameter in eqn.params.values():
+            for inner in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
+                if hasattr(inner, "eqns"):
+                    yield from constants(inner)
 
 
 def _floating(array: Any) -> bool:

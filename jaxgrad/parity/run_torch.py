@@ -12,6 +12,7 @@ import torch
 
 from jaxgrad.errors import InputError, ProgramError
 from jaxgrad.parity.programs import TorchProgram
+from jaxgrad.parity.rounding import Disturbance
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_torch import TorchRecorder
 
@@ -81,9 +82,15 @@ def _others_kept(loss: torch.Tensor, own: set[int]) -> Iterator[None]:
 class TorchRun:
     """The steps of one torch program; use inside ``kept``."""
 
-    def __init__(self, program: TorchProgram, perturb: int | None, exact_constant: Callable[[np.ndarray], bool]):
+    def __init__(
+        self,
+        program: TorchProgram,
+        disturbance: Disturbance,
+        given: Callable[[np.ndarray], bool],
+        shared: Callable[[np.ndarray], bool],
+    ):
         self.program = program
-        self.recorder = TorchRecorder(program.module, perturb, exact_constant)
+        self.recorder = TorchRecorder(program.module, disturbance, given, shared)
         self.parameters = {n: p for n, p in program.module.named_parameters() if p.requires_grad}
         self._fixed = {n: p for n, p in program.module.named_parameters() if not p.requires_grad}
         self.device = next(program.module.parameters()).device
@@ -164,12 +171,6 @@ class TorchRun:
             for n, b in self.program.module.named_buffers()
             if b.is_floating_point()
         }
-
-    def tables(self) -> list[np.ndarray]:
-        """What the buffers hold, of complex ones also the real and the imaginary parts."""
-        parts = [torch.view_as_real(b.detach()) for b in self.program.module.buffers() if b.is_complex()]
-        found = [part.double().cpu().numpy() for whole in parts for part in (whole, whole[..., 0], whole[..., 1])]
-        return [*self.buffers().values(), *found]
 
     def values(self) -> dict[str, np.ndarray]:
         """The parameters as they are now, in float64."""
