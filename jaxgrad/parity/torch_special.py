@@ -62,7 +62,7 @@ def _before_both(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _steps(a: torch.Tensor) -> int:
-    """How many terms both need where ``x`` is next to ``a``: two are as ``1 - k/a``, so the k-th is ``exp(-k*k/2a)``."""
+    """How many terms both need where ``x`` is next to ``a``: two are as ``1 - k/a``; the k-th is ``exp(-k*k/2a)``."""
     return int(12 * math.sqrt(float(a.max()))) + 60
 
 
