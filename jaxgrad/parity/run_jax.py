@@ -77,8 +77,8 @@ class JaxRun:
         exact: Sequence[np.ndarray],
         names: Sequence[str],
         fixed: set[str],
-        disturbance: Disturbance,
-        known: KnownConstants,
+        disturbance: Disturbance = Disturbance(),
+        known: KnownConstants | None = None,
     ) -> tuple[Tape, bool]:
         """Record the loss of a batch and its gradients.
 

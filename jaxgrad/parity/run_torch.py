@@ -85,9 +85,9 @@ class TorchRun:
     def __init__(
         self,
         program: TorchProgram,
-        disturbance: Disturbance,
-        given: Callable[[np.ndarray], bool],
-        shared: Callable[[np.ndarray], bool],
+        disturbance: Disturbance = Disturbance(),
+        given: Callable[[np.ndarray], bool] = lambda array: False,
+        shared: Callable[[np.ndarray], bool] = lambda array: False,
     ):
         self.program = program
         self.recorder = TorchRecorder(program.module, disturbance, given, shared)

@@ -18,7 +18,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import torch
-from torch._decomp import decomposition_table
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
@@ -29,7 +28,7 @@ from jaxgrad.parity.fingerprints import fingerprint, noise_between, own_error
 from jaxgrad.parity.kinds import DECISIONS, base_name, torch_kind
 from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, operand_scale
 from jaxgrad.parity.tape import Op, Summary, Tape, Value
-from jaxgrad.parity.torch_rnn import shadow_of_fused_rnn
+from jaxgrad.parity.torch_shadows import run_wide
 from jaxgrad.report.values import Site
 
 _WIDE = {
@@ -178,20 +177,19 @@ class TorchRecorder(TorchDispatchMode):
 
     def _run_shadows(self, func: Any, given: list[tuple[Any, Any]], written: list[Any], outputs: list[Any]) -> bool:
         """Run an operation on each of the shadows; whether that could be done."""
+        same = True
         for world in self._worlds:
             try:
                 with _default_dtype(torch.float64):  # what integers and factories become
-                    made = _run_wide(func, *given[world])
+                    made = run_wide(func, *given[world])
             except Exception:  # whatever it is, the operation has no float64 twin: its own result has to do
                 self._take_own([*written, *outputs])
                 return False
-            same = self._keep_shadows(made, given[world], written, outputs, world)
-            if not same:
-                return False
+            same &= self._keep_shadows(made, given[world], written, outputs, world)
         if self._disturbance.seeds and torch_kind(str(func)) != "move":
             for tensor in {id(each): each for each in (*written, *outputs)}.values():
                 self._disturb(tensor, base_name(str(func)) in DECISIONS)
-        return True
+        return same
 
     def _keep_shadows(self, made: Any, given: Any, written: list[Any], outputs: list[Any], world: int) -> bool:
         shadows = [t for t in tree_flatten(made)[0] if isinstance(t, torch.Tensor)]
@@ -374,8 +372,7 @@ class TorchRecorder(TorchDispatchMode):
         else:
             flat = torch.zeros(length, dtype=wide, device=tensor.device)
             view = torch.as_strided(flat, tensor.size(), tensor.stride(), tensor.storage_offset())
-            view = view.conj() if tensor.is_conj() else view
-            (view.neg() if tensor.is_neg() else view).copy_(shadow)
+            view.copy_(_stored(tensor, shadow))
         if world:
             self._stores[storage._cdata].shadows.append(flat)
         else:
@@ -410,32 +407,6 @@ class TorchRecorder(TorchDispatchMode):
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
-
-
-def _run_wide(func: Any, args: Any, kwargs: Any) -> Any:
-    name = func._overloadpacket.__name__
-    schema = [argument.name for argument in func._schema.arguments]
-    if "half_to_float" in schema:
-        args = (*args[:2], False)
-    if name in ("softplus", "softplus_backward"):
-        args = _without_cut_off(name, args)
-    if name in ("mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"):
-        return shadow_of_fused_rnn(name, args)
-    try:
-        return func(*args, **kwargs)
-    except (RuntimeError, NotImplementedError):
-        if func not in decomposition_table:
-            raise
-        return decomposition_table[func](*args, **kwargs)
-
-
-def _without_cut_off(name: str, args: Any) -> Any:
-    """Softplus is cut off where float32 cannot tell it from its argument; float64 can, up to some 40."""
-    place = 2 if name == "softplus" else 3
-    given = [*args, *(1, 20)[len(args) - place + 1 :]] if len(args) <= place else list(args)
-    if given[place] >= 16:
-        given[place] = max(given[place], 40)
-    return tuple(given)
 
 
 @contextmanager
@@ -518,9 +489,15 @@ def _laid_out_alike(tensor: torch.Tensor, shadow: torch.Tensor, length: int, wid
     )
 
 
+def _stored(tensor: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+    """What lies in memory where a tensor with a conjugate or a negative bit reads something; undone by itself."""
+    stored = read._neg_view() if tensor.is_neg() else read
+    return stored.conj() if tensor.is_conj() else stored
+
+
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor's storage, as one row."""
-    whole = tensor.detach()
+    whole = _stored(tensor, tensor.detach())
     length = whole.untyped_storage().nbytes() // max(whole.element_size(), 1)
     return torch.as_strided(whole, (length,), (1,), 0)
 
