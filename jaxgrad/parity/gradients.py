@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxgrad.parity.fingerprints import farthest
-from jaxgrad.parity.leaves import Group, Layouts, LeafMatch, fitting_layouts, likeness, same_under_layout
+from jaxgrad.parity.leaves import Group, Layouts, LeafMatch, fitting_layouts, in_order, likeness, same_under_layout
 from jaxgrad.parity.rounding import shadow_distance
 from jaxgrad.parity.tape import Tape
 
@@ -255,20 +255,11 @@ def _cut(wholes: list[np.ndarray], pieces: list[np.ndarray], distance: float) ->
     return True
 
 
-def _in_order(values: np.ndarray, slopes: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Slopes in the order in which ``like`` holds the parameter's entries."""
-    for axes in fitting_layouts(values, like):
-        return slopes.transpose(axes) if axes is not None else slopes.reshape(like.shape)
-    order = np.empty(like.size, np.int64)
-    order[np.argsort(like, axis=None, kind="stable")] = np.argsort(values, axis=None, kind="stable")
-    return slopes.ravel()[order].reshape(like.shape)
-
-
 def _tied(group: Group, torch: Side, jax: Side, found: GradientMatch) -> None:
     """One leaf on one side, several copies of it on the other: their gradients add up."""
     reference = torch.values[group.torch[0]]
     ours, theirs = (
-        _sum_of(_in_order(side.values[each], side.slopes(each), reference) for each in side.moving(some))
+        _sum_of(in_order(side.values[each], side.slopes(each), reference) for each in side.moving(some))
         for side, some in ((torch, group.torch), (jax, group.jax))
     )
     found.same_bits = False

@@ -43,6 +43,17 @@ class Group:
     how: str = "same"
     entries: EntryMap | None = None
 
+    def pairs(self, torch: Leaves, jax: Leaves) -> list[tuple[str, str]]:
+        """Each JAX path with a torch name of the same size; in a group of several, those with like names."""
+        left, found = list(self.torch), []
+        for path in self.jax:
+            fitting = [name for name in left or self.torch if torch[name].size == jax[path].size]
+            if fitting:
+                name = max(fitting, key=lambda each: likeness(each, path))
+                found.append((path, name))
+                left = [each for each in left if each != name]
+        return found
+
 
 @dataclass
 class LeafMatch:
@@ -59,6 +70,29 @@ class LeafMatch:
     only_torch: list[str] = field(default_factory=list)
     only_jax: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
+
+    def carried(self, arrays: Leaves, torch: Leaves, jax: Leaves, *, gradients: bool = False) -> dict[str, np.ndarray]:
+        """Torch's numbers as JAX's leaves hold them.
+
+        Args:
+          arrays: values or gradients, by torch's names, in float64; what has none is left out of the result.
+          torch: torch's parameters as they were matched, which show how each is laid out.
+          jax: JAX's leaves as they were matched.
+          gradients: a leaf that holds the sum of two has the gradient of each of them, while values are added up.
+
+        Returns:
+          By JAX's path, in float64, in the shape of the leaf; nothing for leaves without a counterpart.
+        """
+        found: dict[str, np.ndarray] = {}
+        for group in self.groups:
+            if not all(name in arrays for name in group.torch):
+                continue
+            if group.entries is not None:
+                found |= group.entries.carried(arrays, jax, gradients=gradients)
+                continue
+            for path, name in group.pairs(torch, jax):
+                found[path] = in_order(torch[name], arrays[name], jax[path])
+        return found
 
     def sums(self, torch: Leaves, jax: Leaves) -> dict[str, np.ndarray]:
         """The JAX leaves that hold sums of torch's entries, in float64: in float32 they are already rounded."""
@@ -276,6 +310,24 @@ def same_under_layout(
 def fitting_layouts(ours: np.ndarray, theirs: np.ndarray) -> Layouts:
     """The layouts in which two arrays are equal, entry by entry."""
     return [axes for axes in layouts(ours.shape, theirs.shape) if equal(_laid_out(ours, axes, theirs.shape), theirs)]
+
+
+def in_order(values: np.ndarray, arrays: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """What belongs to a parameter's entries (its gradient, its new values), in the order in which another holds them.
+
+    Args:
+      values: the parameter.
+      arrays: what belongs to its entries, the same shape.
+      like: the parameter of the other side: the same entries in any order.
+
+    Returns:
+      The shape of ``like``.
+    """
+    for axes in fitting_layouts(values, like):
+        return _laid_out(arrays, axes, like.shape)
+    order = np.empty(like.size, np.int64)
+    order[np.argsort(like, axis=None, kind="stable")] = np.argsort(values, axis=None, kind="stable")
+    return arrays.ravel()[order].reshape(like.shape)
 
 
 def _laid_out(array: np.ndarray, axes: tuple[int, ...] | None, shape: tuple[int, ...]) -> np.ndarray:
