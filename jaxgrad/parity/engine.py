@@ -144,7 +144,7 @@ class _Comparison:
                     torch_run.update(0.5 if said else 1.0)
                     jax_run.update(0.5 if said else 1.0)
                     after = torch_run.shadows(), dict(zip(self.split.paths, jax_run.wide, strict=True))
-                    parted = judge_update(number, match, (ours, theirs), after, name, unread)
+                    parted = judge_update(number, outcome.match, (ours, theirs), after, name, unread)
                     outcome.divergences += [replace(each, message=each.message + said) for each in parted]
                     if parted:
                         break

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxgrad.parity.align import Alignment, align, coverage, judged
 from jaxgrad.parity.divergence import Parting, part, site_in
-from jaxgrad.parity.gradients import GradientMatch, Side, compare_gradients
+from jaxgrad.parity.gradients import Side
+from jaxgrad.parity.leaf_gradients import GradientMatch, compare_gradients
 from jaxgrad.parity.leaves import LeafMatch, closest
 from jaxgrad.parity.precision import first_precision_loss
 from jaxgrad.parity.rounding import MOST_NOISE, unit
@@ -31,6 +32,7 @@ class StepOutcome:
       lost: the torch values that the first divergence in the flow is about: the one that was lost, and the result of
         the operation that made it.
       found: the torch values that were found on the JAX side.
+      match: of the parameters, with what the gradients told of it.
     """
 
     divergences: list[Divergence] = field(default_factory=list)
@@ -43,6 +45,7 @@ class StepOutcome:
     error: float = 0.0
     lost: set[int] = field(default_factory=set)
     found: set[int] = field(default_factory=set)
+    match: LeafMatch = field(default_factory=LeafMatch)
 
     @property
     def wrong(self) -> bool:
@@ -79,7 +82,8 @@ def judge_step(
     }
     _doubt_amplified(torch.tape, jax.tape, found)
     gradients = compare_gradients(match, torch, jax, bool(alignment.partners.get(torch.tape.loss)))
-    _judge_leaves(step, match, gradients, torch, jax, found)
+    match = found.match = gradients.match
+    _judge_leaves(step, gradients, torch, jax, found)
     if not found.wrong:
         _judge_flow(step, torch, jax, alignment, gradients, found)
     _judge_numbers(step, torch, jax, alignment, losses, found)
@@ -105,11 +109,11 @@ def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def _judge_leaves(
-    step: int, match: LeafMatch, gradients: GradientMatch, torch: Side, jax: Side, found: StepOutcome
-) -> None:
-    left = [*(path for path in match.only_jax if jax.slopes(path).any()), *gradients.only_jax]
-    for name in [*match.only_torch, *gradients.only_torch]:
+def _judge_leaves(step: int, gradients: GradientMatch, torch: Side, jax: Side, found: StepOutcome) -> None:
+    match = gradients.match
+    found.divergences += [told_of_tied(step, *each, torch, jax) for each in gradients.tied]
+    left = [path for path in match.only_jax if jax.slopes(path).any()]
+    for name in match.only_torch:
         if torch.tape.gradients.get(name) is None:
             found.notes.append(f"torch's {name} has no counterpart, and the loss does not depend on it")
             continue
@@ -130,6 +134,31 @@ def _judge_leaves(
         found.divergences.append(
             Divergence(step, "params", NO_SITE, _leaf_site(jax.tape, path, ""), 1.0, None, message)
         )
+
+
+def told_of_tied(step: int, names: tuple[str, ...], paths: tuple[str, ...], torch: Side, jax: Side) -> Divergence:
+    """One parameter on one side, several that begin equal on the other."""
+    one_is_torch = len(names) < len(paths)
+    ours, theirs = _listed(names), _listed(paths)
+    site = _leaf_site(torch.tape, names[0], names[0].rpartition(".")[0])
+    one, many, side = (
+        (f"torch's {ours}", f"JAX's {theirs}", "JAX")
+        if one_is_torch
+        else (f"JAX's {theirs}", f"torch's {ours}", "torch")
+    )
+    shape = list(torch.values[names[0]].shape)
+    advice = f"Read one leaf in both places in {side}" + (
+        ", or give torch two." if one_is_torch else ", or give JAX two."
+    )
+    message = (
+        f"{one} is one parameter {shape}, used where {many} are parameters of their own. They begin equal, and the "
+        f"gradient of the one is the sum of theirs: trained, they will not stay equal. {advice}"
+    )
+    return Divergence(step, "params", site, _leaf_site(jax.tape, paths[0], ""), 1.0, None, message)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(names) if len(names) < 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _started(name: str, ours: np.ndarray, path: str, theirs: np.ndarray) -> str:

@@ -128,6 +128,17 @@ def is_constant(array: np.ndarray) -> bool:
     return array.size > 0 and bool(array.flat[0] == array.flat[-1]) and bool((array == array.flat[0]).all())
 
 
+def few_numbers(array: np.ndarray) -> bool:
+    """Whether the entries are a few numbers over and over, so that they do not show which is which: zeros, ones."""
+    if array.size < 2 or is_constant(array):
+        return array.size > 0
+    return np.unique(array).size <= min(MOST_NUMBERS, array.size // 2)
+
+
+MOST_NUMBERS = 8
+"""So many different numbers a leaf may have that is made of pieces of zeros, ones and the like."""
+
+
 def match_leaves(torch: Leaves, jax: Leaves) -> LeafMatch:
     """Match parameters by their entries.
 
@@ -208,11 +219,13 @@ def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch,
         if alike and found > sum(map(same, torch.values())):  # more than torch trains
             frozen[max(alike, key=lambda path: likeness(name, path))] = name
     match = match_leaves(torch, {path: each for path, each in jax.items() if path not in frozen})
-    if match.only_torch and match.only_jax and not match.broken:
-        sizes = {torch[name].size for name in match.only_torch} & {jax[path].size for path in match.only_jax}
+    names = [name for name in match.only_torch if not few_numbers(torch[name])]
+    paths = match.only_jax
+    if names and paths and not match.broken:  # leaves of zeros and ones may be cut otherwise
+        sizes = {torch[name].size for name in names} & {jax[path].size for path in paths}
         if not sizes:
-            ours_said = ", ".join(f"{name} {list(torch[name].shape)}" for name in match.only_torch[:4])
-            theirs_said = ", ".join(f"params{path} {list(jax[path].shape)}" for path in match.only_jax[:4])
+            ours_said = ", ".join(f"{name} {list(torch[name].shape)}" for name in names[:4])
+            theirs_said = ", ".join(f"params{path} {list(jax[path].shape)}" for path in paths[:4])
             raise InputError(
                 f"compare: sizes do not fit: torch has {ours_said}, JAX has {theirs_said}, and no two are of one size. "
                 "Give both programs the same weights."
@@ -332,6 +345,11 @@ def in_order(values: np.ndarray, arrays: np.ndarray, like: np.ndarray) -> np.nda
 
 def _laid_out(array: np.ndarray, axes: tuple[int, ...] | None, shape: tuple[int, ...]) -> np.ndarray:
     return array.transpose(axes) if axes is not None else array.reshape(shape)
+
+
+def farthest_in_order(ours: np.ndarray, axes: tuple[int, ...] | None, theirs: np.ndarray) -> float:
+    """The largest distance of two entries, where the one array is laid out as the other."""
+    return farthest(_laid_out(ours, axes, theirs.shape), theirs)
 
 
 def _has_nan(array: np.ndarray) -> bool:
