@@ -22,7 +22,13 @@ from jaxgrad.parity.programs import (
     jax_batch,
     torch_batch,
 )
-from jaxgrad.parity.surroundings import check_dependence, check_frozen, check_inputs, check_statistics
+from jaxgrad.parity.surroundings import (
+    check_dependence,
+    check_frozen,
+    check_frozen_moved,
+    check_inputs,
+    check_statistics,
+)
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
@@ -133,7 +139,9 @@ class _Comparison:
             self.may_be_noise |= outcome.wrong and (near < ROUNDED or uncertain or torch_run.recorder.uncertain)
             check_inputs(number, arrays, given, tape, names, outcome)
             check_dependence(number, arrays, names, tape, jax_tape, outcome)
-            check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
+            untrained = outcome.match.frozen, torch_run.frozen()
+            if self.torch_program.optimizer is None:
+                check_frozen(number, *untrained, right, outcome)
             check_statistics(before, torch_run.buffers(), jax_tape, outcome)
             steps.append(outcome)
             if not outcome.wrong and not outcome.doubts and self.torch_program.optimizer is not None:
@@ -144,9 +152,11 @@ class _Comparison:
                     torch_run.update(0.5 if said else 1.0)
                     jax_run.update(0.5 if said else 1.0)
                     after = torch_run.shadows(), dict(zip(self.split.paths, jax_run.wide, strict=True))
+                    moved_paths = {path for path in after[1] if not np.array_equal(after[1][path], theirs[path])}
+                    check_frozen_moved(number, *untrained, moved_paths, outcome)
                     parted = judge_update(number, outcome.match, (ours, theirs), after, name, unread)
                     outcome.divergences += [replace(each, message=each.message + said) for each in parted]
-                    if parted:
+                    if outcome.wrong:
                         break
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
             if outcome.wrong or outcome.doubts:

@@ -233,6 +233,14 @@ def _places(torch: Leaves, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
+def repeated(torch: Leaves, jax: Leaves) -> bool:
+    """Whether the leaves of one side hold each entry of the other's several times, and nothing else."""
+    ours, theirs = np.sort(_flat(torch, tuple(torch))), np.sort(_flat(jax, tuple(jax)))
+    small, big = (ours, theirs) if ours.size <= theirs.size else (theirs, ours)
+    times, rest = divmod(big.size, max(small.size, 1))
+    return rest == 0 and times > 1 and np.array_equal(np.repeat(small, times), big)
+
+
 def strangers(torch: Leaves, jax: Leaves) -> list[str]:
     """The JAX leaves with entries that no torch leaf holds, the one with most of them first."""
     missing = {path: int((_places(torch, each.ravel())[0] < 0).sum()) for path, each in jax.items()}

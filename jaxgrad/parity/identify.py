@@ -48,13 +48,14 @@ def identify(match: LeafMatch, torch: Side, jax: Side, shuffled: bool) -> Identi
       jax: the JAX side.
       shuffled: whether equal entries may stand in any order, since other parameters have theirs in another order.
     """
-    found = Identified(replace(match, groups=[], only_torch=[], only_jax=[]))
+    found = Identified(replace(match, groups=[], only_torch=[], only_jax=[], frozen=dict(match.frozen)))
     names, paths = list(match.only_torch), list(match.only_jax)
     for group in match.groups:
         if group.how == "joined" or (group.how == "same" and len(group.torch) == len(group.jax) == 1):
             found.match.groups.append(group)
             continue
         left = _one_to_one(group, torch, jax, shuffled, found)
+        _keep(left[1], found.match)
         if group.how == "constant":
             names += left[0]
             paths += left[1]
@@ -88,6 +89,16 @@ def _one_to_one(group: Group, torch: Side, jax: Side, shuffled: bool, found: Ide
             f"{', '.join(group.torch[:3])}{more} start from equal entries: which is which was told by their gradients"
         )
     return [name for name in group.torch if name in over], left
+
+
+def _keep(paths: list[str], match: LeafMatch) -> None:
+    """Take leaves out that hold what torch keeps: they were not the trained ones that begin equal."""
+    for name, candidates in match.kept.items():
+        alike = [path for path in paths if path in candidates]
+        if alike:
+            path = max(alike, key=lambda each: likeness(name, each))
+            match.frozen[path] = name
+            paths.remove(path)
 
 
 def _pair(name: str, path: str, torch: Side, jax: Side) -> Group:
@@ -141,7 +152,8 @@ def _copies(group: Group, names: list[str], paths: list[str], torch: Side, jax: 
 
 def _tied_or_wrong(names: list[str], paths: list[str], torch: Side, jax: Side, found: Identified) -> None:
     """Leaves with equal entries and no gradient in common: tied, if their gradients add up to the same; else wrong."""
-    if len(names) != len(paths) and _add_up(names, paths, torch, jax):
+    unlike = len(names) != len(paths) or any(torch.values[n].size != jax.values[p].size for n in names for p in paths)
+    if unlike and _add_up(names, paths, torch, jax):
         found.tied.append((tuple(names), tuple(paths)))
         return
     left = list(paths)
@@ -157,7 +169,13 @@ def _tied_or_wrong(names: list[str], paths: list[str], torch: Side, jax: Side, f
 
 
 def _add_up(names: Sequence[str], paths: Sequence[str], torch: Side, jax: Side) -> bool:
-    """Whether the gradients of leaves of one size, laid out alike, have the same sum on both sides."""
+    """Whether the gradients of leaves with the same entries have the same sum, entry by entry, on both sides."""
+    if not few_numbers(torch.values[names[0]]):  # each entry is known by its value
+        ours, theirs = _entries(names, torch), _entries(paths, jax)
+        numbers, at = np.unique(np.concatenate([ours.values, theirs.values]), return_inverse=True)
+        signed = np.concatenate([ours.slopes, -theirs.slopes])
+        leeway = np.bincount(at, np.concatenate([ours.distances, theirs.distances]), numbers.size)
+        return bool((np.abs(np.bincount(at, signed, numbers.size)) <= leeway).all())
     size = torch.values[names[0]].size
     if any(side.values[each].size != size for side, some in ((torch, names), (jax, paths)) for each in some):
         return False

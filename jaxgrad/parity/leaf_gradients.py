@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def compare_gradients(match: LeafMatch, torch: Side, jax: Side, losses_agree: bo
             found.same_bits &= bits
             if not same:
                 found.wrong.append((group.torch[0], group.jax[0], apart))
-    for group in match.groups:
+    for group in settled.match.groups:
         if all(map(jax.vanishes, group.jax)):
             found.zero += filter(torch.vanishes, group.torch)
     return found
@@ -79,11 +79,10 @@ def _as_it_is(match: LeafMatch, torch: Side, jax: Side) -> LeafMatch:
         values = side.values[name]
         return not few_numbers(values) or name in match.broken or not others.issuperset(np.unique(values))
 
-    return LeafMatch(
-        match.groups,
-        [name for name in match.only_torch if missed(torch, name, numbers[1])],
-        [path for path in match.only_jax if missed(jax, path, numbers[0])],
-        match.broken,
+    return replace(
+        match,
+        only_torch=[name for name in match.only_torch if missed(torch, name, numbers[1])],
+        only_jax=[path for path in match.only_jax if missed(jax, path, numbers[0])],
     )
 
 

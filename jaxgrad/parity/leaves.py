@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxgrad.errors import InputError
 from jaxgrad.parity.beside import together
-from jaxgrad.parity.entries import EntryMap, map_entries, related, strangers
+from jaxgrad.parity.entries import EntryMap, map_entries, related, repeated, strangers
 from jaxgrad.parity.fingerprints import BLOCK, equal, farthest
 
 Leaves = Mapping[str, np.ndarray]
@@ -64,12 +64,17 @@ class LeafMatch:
       only_torch: torch's names that have no counterpart.
       only_jax: JAX's paths that have none.
       broken: of ``only_torch``, those of which JAX holds a part, with the path that holds other numbers for the rest.
+      frozen: JAX's paths that hold what torch keeps and does not train, a buffer or a frozen parameter, with its name.
+      kept: names that torch keeps, each with the JAX paths that may hold it and may hold a trained parameter as well:
+        both begin equal, and the gradients tell which is which.
     """
 
     groups: list[Group] = field(default_factory=list)
     only_torch: list[str] = field(default_factory=list)
     only_jax: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def carried(self, arrays: Leaves, torch: Leaves, jax: Leaves, *, gradients: bool = False) -> dict[str, np.ndarray]:
         """Torch's numbers as JAX's leaves hold them.
@@ -181,6 +186,10 @@ def _join(found: LeafMatch, torch: Leaves, jax: Leaves) -> None:
             found.groups.append(Group(names, paths, "joined", entries))
             found.only_torch = [name for name in found.only_torch if name not in names]
             found.only_jax = [path for path in found.only_jax if path not in paths]
+        elif repeated({n: ours[n] for n in names}, {p: theirs[p] for p in paths}):
+            found.groups.append(Group(names, paths, "tied"))
+            found.only_torch = [name for name in found.only_torch if name not in names]
+            found.only_jax = [path for path in found.only_jax if path not in paths]
         elif strange := strangers({n: ours[n] for n in names}, {p: theirs[p] for p in paths} | _constants(found, jax)):
             found.broken |= dict.fromkeys(names, strange[0])
             found.only_jax = [path for path in found.only_jax if path not in paths or path in strange]
@@ -200,12 +209,14 @@ def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch,
       kept: what torch keeps beside its parameters, buffers and frozen ones; JAX may keep these among its parameters.
 
     Returns:
-      The match, and the JAX leaves that are among ``kept``, which have no part in it, each with the name there.
+      The match, and the JAX leaves that are among ``kept``, as far as entries and names tell, each with the name there.
+      Those that may be trained parameters as well are still in the match.
 
     Raises:
       InputError: if parameters are left over on both sides, none of which could be one of the other's.
     """
     frozen: dict[str, str] = {}
+    open_yet: dict[str, tuple[str, ...]] = {}
     for name, each in kept.items():
         key = bag(each)
 
@@ -213,12 +224,16 @@ def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch,
             return other.size == size and bag(other) == key
 
         alike = [path for path in jax if path not in frozen and same(jax[path])]
-        found = len(alike)
+        trained, held = sum(map(same, torch.values())), len(alike)
         if is_constant(each):  # a fresh statistic is all zeros or ones, as other leaves are: then its name must say so
             alike = [path for path in alike if likeness(name, path)]
-        if alike and found > sum(map(same, torch.values())):  # more than torch trains
+        if alike and held > trained:
             frozen[max(alike, key=lambda path: likeness(name, path))] = name
-    match = match_leaves(torch, {path: each for path, each in jax.items() if path not in frozen})
+            if trained:
+                open_yet[name] = tuple(path for path in jax if same(jax[path]))
+    certain = {path: name for path, name in frozen.items() if name not in open_yet}
+    match = match_leaves(torch, {path: each for path, each in jax.items() if path not in certain})
+    match.frozen, match.kept = certain, open_yet
     names = [name for name in match.only_torch if not few_numbers(torch[name])]
     paths = match.only_jax
     if names and paths and not match.broken:  # leaves of zeros and ones may be cut otherwise
