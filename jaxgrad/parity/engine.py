@@ -13,6 +13,7 @@ from jaxgrad.errors import require
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome, judge_step
 from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
+from jaxgrad.parity.pairs import CONJUGATE, as_pairs
 from jaxgrad.parity.programs import (
     JaxProgram,
     SplitParams,
@@ -101,14 +102,13 @@ class _Comparison:
     def run(self, perturb: int | None) -> tuple[Report, StepOutcome]:
         """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
         from jaxgrad.parity.optimizer_step import judge_update
-        from jaxgrad.parity.promote_jax import in_float64
         from jaxgrad.parity.run_jax import JaxRun
         from jaxgrad.parity.run_torch import TorchRun
 
         torch_run = TorchRun(self.torch_program, None, self._known("jax"))
         moved_run = TorchRun(self.torch_program, perturb, self._known("jax")) if perturb is not None else None
         ours = torch_run.values()
-        theirs = {p: in_float64(jnp.asarray(a)) for p, a in self.split.named()}
+        theirs = {p: as_pairs(jnp.asarray(a)) for p, a in self.split.named()}
         self._bags["torch"] = {bag(each) for each in torch_run.tables()}
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
         jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))
@@ -151,11 +151,12 @@ class _Comparison:
                 for said in ("", AGAIN) if len(self.batches) == 1 else ("",):
                     torch_run.update(0.5 if said else 1.0)
                     jax_run.update(0.5 if said else 1.0)
-                    after = torch_run.shadows(), dict(zip(self.split.paths, jax_run.wide, strict=True))
+                    after = torch_run.shadows(), jax_run.shadows()
                     moved_paths = {path for path in after[1] if not np.array_equal(after[1][path], theirs[path])}
                     check_frozen_moved(number, *untrained, moved_paths, outcome)
                     parted = judge_update(number, outcome.match, (ours, theirs), after, name, unread)
-                    outcome.divergences += [replace(each, message=each.message + said) for each in parted]
+                    conjugate = f". {CONJUGATE}" if any(map(jnp.iscomplexobj, self.split.arrays)) else ""
+                    outcome.divergences += [replace(each, message=each.message + said + conjugate) for each in parted]
                     if outcome.wrong:
                         break
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]

@@ -245,3 +245,12 @@ def strangers(torch: Leaves, jax: Leaves) -> list[str]:
     """The JAX leaves with entries that no torch leaf holds, the one with most of them first."""
     missing = {path: int((_places(torch, each.ravel())[0] < 0).sum()) for path, each in jax.items()}
     return sorted((path for path, count in missing.items() if count), key=lambda path: -missing[path])
+
+
+def unheld(torch: Leaves, jax: Leaves) -> list[str]:
+    """The torch leaves with entries that no JAX leaf holds, alone or in a sum."""
+    first, second = _places(torch, _flat(jax, tuple(jax)))
+    held = np.zeros(sum(each.size for each in torch.values()), bool)
+    held[first[first >= 0]] = held[second[second >= 0]] = True
+    ends = np.cumsum([each.size for each in torch.values()])
+    return [name for name, part in zip(torch, np.split(held, ends[:-1]), strict=True) if not part.all()]

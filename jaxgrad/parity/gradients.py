@@ -73,6 +73,10 @@ class Side:
         """Whether the loss is computed from the leaf."""
         return self.tape.leaves[name] in self._above
 
+    def is_complex(self, name: str) -> bool:
+        """Whether the parameter is one of complex numbers, here held as pairs ``[..., 2]``."""
+        return self.tape.values[self.tape.leaves[name]].dtype.startswith("complex")
+
     def moves(self, name: str) -> bool:
         """Whether the gradient is more than the noise around zero."""
         return float(np.abs(self.slopes(name)).max(initial=0.0)) > self.distance(name)

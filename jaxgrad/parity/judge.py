@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from jaxgrad.parity.divergence import Parting, part, site_in
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.leaf_gradients import GradientMatch, compare_gradients
 from jaxgrad.parity.leaves import LeafMatch, closest
+from jaxgrad.parity.pairs import CONJUGATE
 from jaxgrad.parity.precision import first_precision_loss
 from jaxgrad.parity.rounding import MOST_NOISE, unit
 from jaxgrad.parity.tape import Op, Tape, Value
@@ -111,6 +112,10 @@ def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
 
 def _judge_leaves(step: int, gradients: GradientMatch, torch: Side, jax: Side, found: StepOutcome) -> None:
     match = gradients.match
+    for name, path, apart in gradients.conjugate:
+        told = _told_of_root(step, name, path, apart, torch, jax)
+        message = f"the gradient of JAX's {path} is the conjugate of that of torch's {name}. {CONJUGATE}"
+        found.divergences.append(replace(told, message=message))
     found.divergences += [told_of_tied(step, *each, torch, jax) for each in gradients.tied]
     left = [path for path in match.only_jax if jax.slopes(path).any()]
     for name in match.only_torch:
@@ -165,7 +170,7 @@ def _started(name: str, ours: np.ndarray, path: str, theirs: np.ndarray) -> str:
     if ours.size == theirs.size:
         return f"torch's {name} and JAX's {path} start from different numbers"
     shapes = f"torch's {name} {list(ours.shape)} and JAX's {path} {list(theirs.shape)}"
-    return f"{shapes} share entries, and are not of one size"
+    return f"{shapes} share entries, and not all of torch's are among JAX's"
 
 
 def _leaf_site(tape: Tape, name: str, module: str) -> Site:

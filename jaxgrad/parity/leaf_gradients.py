@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.identify import Identified, agree, identify
-from jaxgrad.parity.leaves import Group, LeafMatch, few_numbers
+from jaxgrad.parity.leaves import Group, LeafMatch, few_numbers, same_under_layout
+from jaxgrad.parity.pairs import conjugated
 
 
 @dataclass
@@ -19,6 +20,7 @@ class GradientMatch:
     Attributes:
       match: of the parameters, with what the gradients told of it.
       wrong: pairs of a torch name and a JAX path whose gradients differ, with how far.
+      conjugate: pairs of complex parameters whose gradients are each other's conjugates, with how far that is.
       tied: torch names and JAX paths that begin equal, fewer on one side, where they are one parameter.
       zero: torch names whose gradient is zero in every entry on both sides.
       notes: what was assumed.
@@ -28,6 +30,7 @@ class GradientMatch:
 
     match: LeafMatch
     wrong: list[tuple[str, str, float]] = field(default_factory=list)
+    conjugate: list[tuple[str, str, float]] = field(default_factory=list)
     tied: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
     zero: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -58,11 +61,22 @@ def compare_gradients(match: LeafMatch, torch: Side, jax: Side, losses_agree: bo
             same, apart, bits = agree(torch, group.torch[0], jax, group.jax[0], shuffled)
             found.same_bits &= bits
             if not same:
-                found.wrong.append((group.torch[0], group.jax[0], apart))
+                pair = group.torch[0], group.jax[0]
+                (found.conjugate if _conjugate(*pair, torch, jax) else found.wrong).append((*pair, apart))
     for group in settled.match.groups:
         if all(map(jax.vanishes, group.jax)):
             found.zero += filter(torch.vanishes, group.torch)
     return found
+
+
+def _conjugate(name: str, path: str, torch: Side, jax: Side) -> bool:
+    """Whether a complex parameter's gradient is the conjugate of the other's."""
+    distance = max(torch.distance(name), jax.distance(path))
+    ours, theirs = torch.slopes(name), jax.slopes(path)
+    if not (torch.is_complex(name) and jax.is_complex(path)):
+        return False
+    known = torch.laid_out(name, jax, path)
+    return same_under_layout(torch.values[name], ours, jax.values[path], conjugated(theirs), distance, known=known)[0]
 
 
 def _as_it_is(match: LeafMatch, torch: Side, jax: Side) -> LeafMatch:

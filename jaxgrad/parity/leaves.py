@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxgrad.errors import InputError
 from jaxgrad.parity.beside import together
-from jaxgrad.parity.entries import EntryMap, map_entries, related, repeated, strangers
+from jaxgrad.parity.entries import EntryMap, map_entries, related, repeated, strangers, unheld
 from jaxgrad.parity.fingerprints import BLOCK, equal, farthest
 
 Leaves = Mapping[str, np.ndarray]
@@ -193,6 +193,10 @@ def _join(found: LeafMatch, torch: Leaves, jax: Leaves) -> None:
         elif strange := strangers({n: ours[n] for n in names}, {p: theirs[p] for p in paths} | _constants(found, jax)):
             found.broken |= dict.fromkeys(names, strange[0])
             found.only_jax = [path for path in found.only_jax if path not in paths or path in strange]
+        elif bare := unheld({n: ours[n] for n in names}, {p: theirs[p] for p in paths}):
+            found.broken |= dict.fromkeys(bare, paths[0])
+            found.only_torch = [name for name in found.only_torch if name not in names or name in bare]
+            found.only_jax = [path for path in found.only_jax if path not in paths]
 
 
 def _constants(found: LeafMatch, jax: Leaves) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ def check_inputs(
 ) -> None:
     """A float64 array is float64 in torch, and cut to float32 in JAX; torch may cut it, too, before it computes."""
     for name, array, ours in zip(names, arrays, given, strict=True):
-        if array.dtype.kind != "f" or array.dtype == ours.dtype:
+        if array.dtype.kind not in "fc" or array.dtype == ours.dtype:
             continue
         readers = [op for op in torch.ops if torch.leaves[name] in op.inputs]
         exact = np.array_equal(np.asarray(ours).astype(array.dtype), array, equal_nan=True)

@@ -303,10 +303,10 @@ class JaxRecorder:
 
     def _given(self, array: Any, shadow: np.ndarray | None, leaf: str, exact: bool) -> _Cell:
         own = array if isinstance(array, jax.Array) else jnp.asarray(array)
-        if not jnp.issubdtype(own.dtype, jnp.floating):
+        if not jnp.issubdtype(own.dtype, jnp.floating) and not (leaf != "constant" and shadow is not None):
             wide = widened(own)
             return self._cell_of(own, (wide,) * self._worlds, leaf)
-        base = in_float64(own) if shadow is None else np.asarray(shadow, np.float64)
+        base = in_float64(own) if shadow is None else np.asarray(shadow)  # a leaf may be complex
         moved = base
         if leaf == "constant":
             certain = True
