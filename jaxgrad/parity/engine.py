@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import require
+from jaxgrad.parity.align import same_value
 from jaxgrad.parity.gradients import Side
-from jaxgrad.parity.judge import StepOutcome, judge_step
+from jaxgrad.parity.judge import StepOutcome, judge_proof, judge_step
 from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
 from jaxgrad.parity.pairs import CONJUGATE, as_pairs
 from jaxgrad.parity.programs import (
@@ -23,6 +24,7 @@ from jaxgrad.parity.programs import (
     jax_batch,
     torch_batch,
 )
+from jaxgrad.parity.proof import At, prove
 from jaxgrad.parity.surroundings import (
     check_dependence,
     check_frozen,
@@ -135,6 +137,9 @@ class _Comparison:
             left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients, moved)
             right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients, jax_run.moved)
             outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, names))
+            if outcome.unproven and number == 1 and not outcome.wrong and not outcome.doubts:
+                at = self._elsewhere(traced, batch, arrays, given, names, set(frozen), (ours, theirs))
+                judge_proof(number, prove(match, outcome.match, left, right, at), left, right, outcome)
             near = min(outcome.error, *(each.error for each in outcome.divergences), 1.0)
             self.may_be_noise |= outcome.wrong and (near < ROUNDED or uncertain or torch_run.recorder.uncertain)
             check_inputs(number, arrays, given, tape, names, outcome)
@@ -167,6 +172,41 @@ class _Comparison:
     def _known(self, side: str) -> Callable[[np.ndarray], bool]:
         """Whether a table of constants is the same, entry for entry, on a side."""
         return lambda array: array.size > 1 and bag(array) in self._bags[side]
+
+    def _elsewhere(
+        self,
+        traced: Any,
+        batch: Any,
+        arrays: Any,
+        given: Any,
+        names: list[str],
+        fixed: set[str],
+        values: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    ) -> At:
+        """What runs the first step once more with other numbers in torch, carried to JAX by a match."""
+        from jaxgrad.parity.run_jax import JaxRun
+        from jaxgrad.parity.run_torch import TorchRun, kept
+
+        ours, theirs = values
+
+        def at(other: dict[str, np.ndarray], match: LeafMatch) -> tuple[Side, Side, bool] | None:
+            with kept(self.torch_program):
+                run = TorchRun(self.torch_program, None, self._known("jax"))
+                run.set(other)
+                there = run.values()
+                tape = run.forward_and_backward(torch_batch(batch, arrays, run.device), names)
+            left = Side(tape, there, run.gradients, {}, {})
+            carried = theirs | match.carried(there, ours, theirs)
+            jax_run = JaxRun(self.jax_program, self.split, carried, moved=True)
+            other_tape, _ = jax_run.forward_and_backward(
+                traced, given, arrays, names, fixed, None, self._known("torch")
+            )
+            if not (np.isfinite(run.loss) and np.isfinite(jax_run.loss)):
+                return None
+            right = Side(other_tape, carried, jax_run.gradients, {}, {})
+            return left, right, same_value(tape.values[tape.loss], other_tape.values[other_tape.loss])
+
+        return at
 
     def _moved(self, run: Any, batch: Any, arrays: Any, names: list[str]) -> tuple[Tape, dict[str, np.ndarray]]:
         """The first step of torch once more, with everything moved a little."""

@@ -87,6 +87,8 @@ class EntryMap:
                 whole = np.where(
                     parts[self.theirs] == 1, total[self.theirs], given + (lacking / np.maximum(parts, 1))[self.theirs]
                 )
+                held = np.bincount(self.ours, minlength=self.labels) > 0
+                whole = np.where(held[self.theirs], whole, given)  # what torch does not have stays as it is
         return _cut(whole, jax, self.jax)
 
     def apart(self, torch: Leaves, torch_slopes: Leaves, jax: Leaves, jax_slopes: Leaves) -> float:
@@ -96,7 +98,8 @@ class EntryMap:
           torch: the parameters.
           torch_slopes: their gradients.
           jax: the parameters of the other side.
-          jax_slopes: their gradients; that of a sum is the gradient of each addend.
+          jax_slopes: their gradients; that of a sum is the gradient of each addend; that of an entry which the other
+            side does not have is zero.
         """
         ours, theirs = _flat(torch_slopes, self.torch), _flat(jax_slopes, self.jax)
         if not self.added:  # entries that are equal may stand in any order
@@ -107,6 +110,8 @@ class EntryMap:
         for labels, slopes in ((self.ours, ours), (self.theirs, theirs)):
             np.minimum.at(low, labels, slopes)
             np.maximum.at(high, labels, slopes)
+        shared = np.isin(np.arange(self.labels), self.ours) & np.isin(np.arange(self.labels), self.theirs)
+        low, high = np.where(shared, low, np.minimum(low, 0.0)), np.where(shared, high, np.maximum(high, 0.0))
         return float(np.max(high - low, initial=0.0))
 
     def moved_apart(self, torch: Leaves, torch_moves: Leaves, jax: Leaves, jax_moves: Leaves) -> float:

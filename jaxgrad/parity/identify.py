@@ -29,7 +29,8 @@ class Identified:
       wrong: leaves that must be each other's and have other gradients.
       tied: leaves with equal entries, fewer of them on one side: its gradient is the sum of the others'.
       notes: what was assumed.
-      unproven: whether entries were assigned of which the gradients alone do not prove it.
+      unproven: whether entries were assigned by their gradients, which may agree on this batch alone.
+      certain: whether no other assignment is possible.
     """
 
     match: LeafMatch
@@ -37,6 +38,7 @@ class Identified:
     tied: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unproven: bool = False
+    certain: bool = True
 
 
 def identify(match: LeafMatch, torch: Side, jax: Side, shuffled: bool) -> Identified:
@@ -62,6 +64,12 @@ def identify(match: LeafMatch, torch: Side, jax: Side, shuffled: bool) -> Identi
         else:
             _copies(group, *left, torch, jax, found)
     _pool(names, paths, torch, jax, shuffled, found)
+    left = (torch, found.match.only_torch), (jax, found.match.only_jax)
+    found.unproven |= any(
+        side.reads(each) and not side.moves(each) and few_numbers(side.values[each])
+        for side, some in left
+        for each in some
+    )
     return found
 
 
@@ -216,6 +224,7 @@ def _pool(names: list[str], paths: list[str], torch: Side, jax: Side, shuffled: 
             continue
         found.match.groups.append(Group(entries.torch, entries.jax, "joined", entries))
         found.unproven = True
+    found.certain &= solved.certain
     _lacking(solved, torch, jax, found)
 
 
@@ -226,6 +235,7 @@ class _Solved:
     maps: list[EntryMap]
     lacking_torch: list[str]
     lacking_jax: list[str]
+    certain: bool
 
 
 def _solve(names: Sequence[str], paths: Sequence[str], torch: Side, jax: Side) -> _Solved:
@@ -254,7 +264,7 @@ def _solve(names: Sequence[str], paths: Sequence[str], torch: Side, jax: Side) -
         else:
             lacking[0] += some
             lacking[1] += others
-    return _Solved(maps, *lacking)
+    return _Solved(maps, lacking[0], lacking[1], labels.certain)
 
 
 def _entries(names: Sequence[str], side: Side) -> Entries:
@@ -317,7 +327,7 @@ def _among(row: np.ndarray, ordered: np.ndarray, distance: float) -> bool:
 
 
 def _scrambled(entries: EntryMap, torch: Side, jax: Side) -> str | None:
-    """A row of equal entries in an order in which no two neighbours of the other side's row stay neighbours, if any."""
+    """A row of equal entries that stand in an order which no cutting and joining of torch's rows makes, if any."""
     if any(side.values[each].ndim != 1 for side, some in ((torch, entries.torch), (jax, entries.jax)) for each in some):
         return None
     at = np.full(entries.labels, -1)
@@ -327,7 +337,11 @@ def _scrambled(entries: EntryMap, torch: Side, jax: Side) -> str | None:
         row = at[entries.theirs[start : start + jax.values[path].size]]
         start += row.size
         loud = np.abs(jax.slopes(path).ravel()) > jax.distance(path)
-        if row.size > 2 and loud.all() and few_numbers(jax.values[path]) and not (np.diff(row) == 1).any():
+        steps = np.where(loud[1:] & loud[:-1] & (row[1:] >= 0) & (row[:-1] >= 0), np.diff(row), 1)
+        backwards = (steps[1:] == -1) & (steps[:-1] == -1)
+        jumps = (steps[2:] != 1) & (steps[1:-1] != 1) & (steps[:-2] != 1)
+        even = (steps[2:] == steps[1:-1]) & (steps[1:-1] == steps[:-2]) & (steps[2:] > 0)  # every so many entries
+        if few_numbers(jax.values[path]) and (backwards.any() or (jumps & ~even).any()):
             return path
     return None
 

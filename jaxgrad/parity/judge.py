@@ -9,11 +9,13 @@ import numpy as np
 
 from jaxgrad.parity.align import Alignment, align, coverage, judged
 from jaxgrad.parity.divergence import Parting, part, site_in
+from jaxgrad.parity.folded import folded
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.leaf_gradients import GradientMatch, compare_gradients
 from jaxgrad.parity.leaves import LeafMatch, closest
 from jaxgrad.parity.pairs import CONJUGATE
 from jaxgrad.parity.precision import first_precision_loss
+from jaxgrad.parity.proof import Proof
 from jaxgrad.parity.rounding import MOST_NOISE, unit
 from jaxgrad.parity.tape import Op, Tape, Value
 from jaxgrad.report.values import Divergence, Rounding, Site
@@ -34,6 +36,8 @@ class StepOutcome:
         the operation that made it.
       found: the torch values that were found on the JAX side.
       match: of the parameters, with what the gradients told of it.
+      unproven: whether the gradients of this one batch leave open which entry of some leaf is which.
+      certain: whether they can be no others than those of ``match`` all the same.
     """
 
     divergences: list[Divergence] = field(default_factory=list)
@@ -47,6 +51,8 @@ class StepOutcome:
     lost: set[int] = field(default_factory=set)
     found: set[int] = field(default_factory=set)
     match: LeafMatch = field(default_factory=LeafMatch)
+    unproven: bool = False
+    certain: bool = True
 
     @property
     def wrong(self) -> bool:
@@ -84,8 +90,13 @@ def judge_step(
     _doubt_amplified(torch.tape, jax.tape, found)
     gradients = compare_gradients(match, torch, jax, bool(alignment.partners.get(torch.tape.loss)))
     match = found.match = gradients.match
-    _judge_leaves(step, gradients, torch, jax, found)
-    if not found.wrong:
+    found.unproven, found.certain = gradients.unproven, gradients.certain
+    unlike = folded(match, torch, jax)
+    if unlike is not None:
+        found.doubts.append(unlike)
+    else:
+        _judge_leaves(step, gradients, torch, jax, found)
+    if not found.wrong and unlike is None:
         _judge_flow(step, torch, jax, alignment, gradients, found)
     _judge_numbers(step, torch, jax, alignment, losses, found)
     _say_what_says_nothing(match, gradients, torch, jax, found)
@@ -94,6 +105,29 @@ def judge_step(
     found.rounding = _largest_rounding(torch.tape, jax.tape, alignment)
     found.same_bits = gradients.same_bits and np.float64(losses[0]).tobytes() == np.float64(losses[1]).tobytes()
     return found
+
+
+def judge_proof(step: int, proof: Proof, torch: Side, jax: Side, found: StepOutcome) -> None:
+    """What trying other numbers showed: leaves that are not each other's, or which cannot be told.
+
+    Args:
+      step: counted from 1.
+      proof: from ``prove``.
+      torch: the torch side of the step.
+      jax: the JAX side.
+      found: gets the match that holds, or a divergence, or a doubt.
+    """
+    found.match = proof.match
+    if not proof.says:
+        return
+    message = f"loss and gradients agree with the numbers given, but {proof.says}"
+    name, path = proof.lone
+    if name is None and path is None and not (found.certain or proof.certain):
+        found.doubts.append(f"{message}: which leaf is which was not found")
+        return
+    site = _leaf_site(torch.tape, name, name.rpartition(".")[0]) if name is not None else NO_SITE
+    theirs = _leaf_site(jax.tape, path, "") if path is not None else None
+    found.divergences.append(Divergence(step, "params", site, theirs, 1.0, None, message))
 
 
 def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:

@@ -35,12 +35,12 @@ class Labels(NamedTuple):
     Attributes:
       ours: of torch's entries, ``[n]``; -1 for one without a counterpart.
       theirs: of JAX's entries, ``[m]``; likewise.
-      proven: whether gradients that are not zero told each label.
+      certain: whether no other labels are possible: each has a gradient that is not zero, and one entry on one side.
     """
 
     ours: np.ndarray
     theirs: np.ndarray
-    proven: bool
+    certain: bool
 
 
 def label(ours: Entries, theirs: Entries) -> Labels:
@@ -62,15 +62,17 @@ def label(ours: Entries, theirs: Entries) -> Labels:
     loud = loud[np.argsort(slopes[loud], kind="stable")]
     apart = np.diff(slopes[loud]) > np.maximum(distances[loud][1:], distances[loud][:-1])
     cluster = np.concatenate([[0], np.cumsum(apart)]) if loud.size else loud
-    used = _loud(found, loud, cluster, values, on_jax)
-    proven = _silent(found, np.flatnonzero(silent), values, on_jax, used)
-    return Labels(found[:n], found[n:], proven)
+    used, certain = _loud(found, loud, cluster, values, on_jax)
+    certain &= _silent(found, np.flatnonzero(silent), values, on_jax, used)
+    return Labels(found[:n], found[n:], certain)
 
 
-def _loud(found: np.ndarray, loud: np.ndarray, cluster: np.ndarray, values: np.ndarray, on_jax: np.ndarray) -> int:
-    """Label what has a gradient; returns how many labels were used."""
+def _loud(
+    found: np.ndarray, loud: np.ndarray, cluster: np.ndarray, values: np.ndarray, on_jax: np.ndarray
+) -> tuple[int, bool]:
+    """Label what has a gradient; returns how many labels were used, and whether that was certain."""
     if not loud.size:
-        return 0
+        return 0, True
     count = int(cluster[-1]) + 1
     theirs = on_jax[loud]
     counts = [np.bincount(cluster, weights=theirs == side, minlength=count) for side in (False, True)]
@@ -90,7 +92,7 @@ def _loud(found: np.ndarray, loud: np.ndarray, cluster: np.ndarray, values: np.n
         if np.array_equal(values[one], values[other]):
             found[one] = found[other] = np.concatenate([[number], count + np.arange(one.size - 1)])
             count += one.size - 1
-    return count
+    return count, not (np.minimum(*counts) > 1).any()
 
 
 def _silent(found: np.ndarray, silent: np.ndarray, values: np.ndarray, on_jax: np.ndarray, used: int) -> bool:

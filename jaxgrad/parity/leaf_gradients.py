@@ -26,6 +26,7 @@ class GradientMatch:
       notes: what was assumed.
       same_bits: whether all gradients are equal bit for bit as the programs computed them.
       unproven: whether it was assumed which entry is which.
+      certain: whether it can be no other.
     """
 
     match: LeafMatch
@@ -36,6 +37,7 @@ class GradientMatch:
     notes: list[str] = field(default_factory=list)
     same_bits: bool = True
     unproven: bool = False
+    certain: bool = True
 
 
 def compare_gradients(match: LeafMatch, torch: Side, jax: Side, losses_agree: bool = True) -> GradientMatch:
@@ -49,7 +51,9 @@ def compare_gradients(match: LeafMatch, torch: Side, jax: Side, losses_agree: bo
     """
     shuffled = _some_layout_is_shuffled(match, torch, jax)
     settled = identify(match, torch, jax, shuffled) if losses_agree else Identified(_as_it_is(match, torch, jax))
-    found = GradientMatch(settled.match, tied=settled.tied, notes=settled.notes, unproven=settled.unproven)
+    found = GradientMatch(
+        settled.match, tied=settled.tied, notes=settled.notes, unproven=settled.unproven, certain=settled.certain
+    )
     for name, path in settled.wrong:
         cut_otherwise = torch.values[name].size != jax.values[path].size
         apart = 1.0 if cut_otherwise else agree(torch, name, jax, path, shuffled)[1]

@@ -22,7 +22,7 @@ from jaxgrad.pytrees import short
 class JaxRun:
     """The steps of one JAX program: its own parameters and optimizer state, and those of the float64 shadow."""
 
-    def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray]):
+    def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray], *, moved: bool = False):
         self.program, self.split = program, split
         self.own = [jnp.asarray(array) for array in split.arrays]
         self._complex = {p for p, a in zip(split.paths, self.own, strict=True) if jnp.iscomplexobj(a)}
@@ -30,6 +30,8 @@ class JaxRun:
             self._as_given(p, shadows[p]) if p in shadows else in_float64(a)
             for p, a in zip(split.paths, self.own, strict=True)
         ]
+        if moved:  # the program itself starts from the shadows, too
+            self.own = [jnp.asarray(wide, own.dtype) for wide, own in zip(self.wide, self.own, strict=True)]
         self.loss = 0.0
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from jaxgrad.errors import InputError, ProgramError
-from jaxgrad.parity.pairs import as_pairs
+from jaxgrad.parity.pairs import as_pairs, joined
 from jaxgrad.parity.programs import TorchProgram
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_torch import TorchRecorder
@@ -181,6 +181,14 @@ class TorchRun:
     def values(self) -> dict[str, np.ndarray]:
         """The parameters as they are now, in float64; complex ones as pairs."""
         return {n: _real64(p) for n, p in self.parameters.items()}
+
+    def set(self, values: dict[str, np.ndarray]) -> None:
+        """Give parameters other numbers, before the first step; complex ones as pairs."""
+        with torch.no_grad():
+            for name, value in values.items():
+                parameter = self.parameters[name]
+                given = torch.as_tensor(joined(value) if parameter.is_complex() else value)
+                parameter.copy_(given.reshape(parameter.shape))
 
     def _check_loss(self, loss: Any) -> None:
         if not isinstance(loss, torch.Tensor):
