@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import require
+from jaxgrad.parity.align import same_value
 from jaxgrad.parity.fingerprints import bag
 from jaxgrad.parity.gradients import Side
-from jaxgrad.parity.judge import StepOutcome, judge_step
+from jaxgrad.parity.judge import StepOutcome, judge_proof, judge_step
 from jaxgrad.parity.leaves import LeafMatch, match_programs
+from jaxgrad.parity.pairs import CONJUGATE, as_pairs
 from jaxgrad.parity.programs import (
     JaxProgram,
     SplitParams,
@@ -23,8 +25,15 @@ from jaxgrad.parity.programs import (
     jax_batch,
     torch_batch,
 )
+from jaxgrad.parity.proof import At, prove
 from jaxgrad.parity.rounding import CONSTANTS, ROUNDINGS, Disturbance
-from jaxgrad.parity.surroundings import check_dependence, check_frozen, check_inputs, check_statistics
+from jaxgrad.parity.surroundings import (
+    check_dependence,
+    check_frozen,
+    check_frozen_moved,
+    check_inputs,
+    check_statistics,
+)
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
@@ -97,7 +106,6 @@ class _Comparison:
     def run(self, disturbance: Disturbance) -> tuple[Report, StepOutcome]:
         """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
         from jaxgrad.parity.optimizer_step import judge_update
-        from jaxgrad.parity.promote_jax import in_float64
         from jaxgrad.parity.run_jax import JaxRun, constants
         from jaxgrad.parity.run_torch import TorchRun
 
@@ -108,7 +116,7 @@ class _Comparison:
             shared=lambda array: array.size > 1 and bag(array) in self._constants,
         )
         ours = torch_run.values()
-        theirs = {p: in_float64(jnp.asarray(a)) for p, a in self.split.named()}
+        theirs = {p: as_pairs(jnp.asarray(a)) for p, a in self.split.named()}
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
         jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))
         steps: list[StepOutcome] = []
@@ -129,9 +137,14 @@ class _Comparison:
             left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients)
             right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients)
             outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, names))
+            if outcome.unproven and number == 1 and not outcome.wrong and not outcome.doubts:
+                at = self._elsewhere(traced, batch, arrays, given, names, set(frozen), (ours, theirs))
+                judge_proof(number, prove(match, outcome.match, left, right, at), left, right, outcome)
             check_inputs(number, arrays, given, tape, names, outcome)
             check_dependence(number, arrays, names, tape, jax_tape, outcome)
-            check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
+            untrained = outcome.match.frozen, torch_run.frozen()
+            if self.torch_program.optimizer is None:
+                check_frozen(number, *untrained, right, outcome)
             check_statistics(before, torch_run.buffers(), jax_tape, outcome)
             steps.append(outcome)
             if not outcome.wrong and not outcome.doubts and self.torch_program.optimizer is not None:
@@ -141,15 +154,52 @@ class _Comparison:
                 for said in ("", AGAIN) if len(self.batches) == 1 else ("",):
                     torch_run.update(0.5 if said else 1.0)
                     jax_run.update(0.5 if said else 1.0)
-                    after = torch_run.shadows(), dict(zip(self.split.paths, jax_run.wide, strict=True))
-                    parted = judge_update(number, match, (ours, theirs), after, name, unread)
-                    outcome.divergences += [replace(each, message=each.message + said) for each in parted]
-                    if parted:
+                    after = torch_run.shadows(), jax_run.shadows()
+                    moved_paths = {path for path in after[1] if not np.array_equal(after[1][path], theirs[path])}
+                    check_frozen_moved(number, *untrained, moved_paths, outcome)
+                    parted = judge_update(number, outcome.match, (ours, theirs), after, name, unread)
+                    conjugate = f". {CONJUGATE}" if any(map(jnp.iscomplexobj, self.split.arrays)) else ""
+                    outcome.divergences += [replace(each, message=each.message + said + conjugate) for each in parted]
+                    if outcome.wrong:
                         break
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
             if outcome.wrong or outcome.doubts:
                 break
         return as_report(steps, losses, torch_run.recorder.tape.framework), steps[-1]
+
+    def _elsewhere(
+        self,
+        traced: Any,
+        batch: Any,
+        arrays: Any,
+        given: Any,
+        names: list[str],
+        fixed: set[str],
+        values: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    ) -> At:
+        """What runs the first step once more with other numbers in torch, carried to JAX by a match."""
+        from jaxgrad.parity.run_jax import JaxRun
+        from jaxgrad.parity.run_torch import TorchRun, kept
+
+        ours, theirs = values
+
+        def at(other: dict[str, np.ndarray], match: LeafMatch) -> tuple[Side, Side, bool] | None:
+            with kept(self.torch_program):
+                run = TorchRun(self.torch_program, ROUNDINGS)
+                run.set(other)
+                there = run.values()
+                tape = run.forward_and_backward(torch_batch(batch, arrays, run.device), names)
+            left = Side(tape, there, run.gradients, {})
+            carried = theirs | match.carried(there, ours, theirs)
+            jax_run = JaxRun(self.jax_program, self.split, carried, moved=True)
+            known = run.recorder.known
+            other_tape, _ = jax_run.forward_and_backward(traced, given, arrays, names, fixed, ROUNDINGS, known)
+            if not (np.isfinite(run.loss) and np.isfinite(jax_run.loss)):
+                return None
+            right = Side(other_tape, carried, jax_run.gradients, {})
+            return left, right, same_value(tape.values[tape.loss], other_tape.values[other_tape.loss])
+
+        return at
 
 
 def _leaf_partners(match: LeafMatch, torch: Tape, jax: Tape, names: list[str]) -> dict[int, tuple[int, ...]]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError
+from jaxgrad.parity.pairs import as_pairs
 from jaxgrad.pytrees import leaves_by_path, short
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class SplitParams:
 
     def __init__(self, params: Any):
         leaves, self._structure = jax.tree.flatten(params)
-        self._is_array = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float)) for leaf in leaves]
+        self._is_array = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in leaves]
         self._rest = [None if array else leaf for leaf, array in zip(leaves, self._is_array, strict=True)]
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         self.paths = [path for path, array in zip(paths, self._is_array, strict=True) if array]
@@ -119,19 +120,16 @@ def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
     split = SplitParams(jax_program.params)
     if not split.arrays:
         raise InputError("compare: JaxProgram.params has no arrays, expected the parameters as a pytree of arrays.")
-    whole = {path: leaf for path, leaf in zip(split.paths, split.arrays, strict=True) if not _floating(leaf)}
+    whole = {path: leaf for path, leaf in zip(split.paths, split.arrays, strict=True) if not _inexact(leaf)}
     if whole:
         listed = ", ".join(f"params{path} is {short(leaf)}" for path, leaf in whole.items())
         raise InputTypeError(
-            f"compare: {listed}; expected floating arrays, since a gradient needs floats. "
+            f"compare: {listed}; expected floating or complex arrays, since a gradient needs them. "
             "Close over what is not a parameter, or pass it in the batch."
         )
     for name, array in [
-        *((f"torch's {n}", p.detach().float().cpu().numpy()) for n, p in parameters.items()),
-        *(
-            (f"params{path}", np.asarray(leaf, np.float32))
-            for path, leaf in zip(split.paths, split.arrays, strict=True)
-        ),
+        *((f"torch's {n}", _whole_or_half(p.detach().resolve_conj().cpu())) for n, p in parameters.items()),
+        *((f"params{path}", as_pairs(leaf)) for path, leaf in zip(split.paths, split.arrays, strict=True)),
     ]:
         if not np.isfinite(array).all():
             raise InputError(f"compare: {name} holds a number that is not finite. Start from finite parameters.")
@@ -139,8 +137,12 @@ def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
     return split
 
 
-def _floating(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+def _whole_or_half(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor if tensor.is_complex() else tensor.float()).numpy()
+
+
+def _inexact(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
 def _check_optimizers(torch_program: TorchProgram, jax_program: JaxProgram) -> None:
@@ -206,12 +208,12 @@ def _as_array(name: str, leaf: Any) -> np.ndarray:
     if type(leaf).__module__.split(".")[0] == "torch":
         leaf = leaf.detach().cpu()
         leaf = (leaf.float() if leaf.dtype.itemsize == 2 and leaf.is_floating_point() else leaf).numpy()
-    if not isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, float)) or isinstance(leaf, bool):
+    if not isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, float, complex)) or isinstance(leaf, bool):
         raise InputTypeError(f"compare: {name} is a {type(leaf).__name__}, expected an array. Pass numpy arrays.")
     array = np.array(leaf)
-    if array.dtype == object or array.dtype.kind not in "fiub":
+    if array.dtype == object or array.dtype.kind not in "fciub":
         raise InputTypeError(f"compare: {name} has dtype {array.dtype}, expected numbers. Pass floats or integers.")
-    if array.dtype.kind == "f" and np.isnan(array).any():  # infinities may stand in a mask
+    if array.dtype.kind in "fc" and np.isnan(array).any():  # infinities may stand in a mask
         raise InputError(f"compare: {name} holds NaN, which compares with nothing. Mend the data.")
     if array.dtype.kind in "iu" and array.size and (abs(int(array.max())) >= 2**31 or abs(int(array.min())) > 2**31):
         raise InputError(f"compare: {name} holds an integer beyond 32 bits, which JAX cuts off. Pass smaller ones.")

@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
 from jaxgrad.parity.constants import KnownConstants
+from jaxgrad.parity.pairs import as_pairs, conjugated, joined
 from jaxgrad.parity.programs import JaxProgram, SplitParams
-from jaxgrad.parity.promote_jax import in_float64
+from jaxgrad.parity.promote_jax import in_float64, is_narrow
 from jaxgrad.parity.rounding import Disturbance
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_jax import JaxRecorder
@@ -23,10 +24,16 @@ from jaxgrad.pytrees import short
 class JaxRun:
     """The steps of one JAX program: its own parameters and optimizer state, and those of the float64 shadow."""
 
-    def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray]):
+    def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray], *, moved: bool = False):
         self.program, self.split = program, split
         self.own = [jnp.asarray(array) for array in split.arrays]
-        self.wide = [shadows[p] if p in shadows else in_float64(a) for p, a in zip(split.paths, self.own, strict=True)]
+        self._complex = {p for p, a in zip(split.paths, self.own, strict=True) if jnp.iscomplexobj(a)}
+        self.wide = [
+            self._as_given(p, shadows[p]) if p in shadows else in_float64(a)
+            for p, a in zip(split.paths, self.own, strict=True)
+        ]
+        if moved:  # the program itself starts from the shadows, too
+            self.own = [jnp.asarray(wide, own.dtype) for wide, own in zip(self.wide, self.own, strict=True)]
         self.loss = 0.0
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
@@ -63,8 +70,11 @@ class JaxRun:
             )
         try:
             with jax.enable_x64(True):
-                wide = [jax.ShapeDtypeStruct(each.shape, jnp.float64) for each in self.wide]
-                inputs = [jax.ShapeDtypeStruct(a.shape, jnp.float64 if _floating(a) else a.dtype) for a in arrays]
+                wide = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in self.wide]
+                inputs = [
+                    jax.ShapeDtypeStruct(a.shape, in_float64(a[:0] if a.ndim else a).dtype if is_narrow(a) else a.dtype)
+                    for a in arrays
+                ]
                 better = jax.make_jaxpr(step)(wide, *inputs)
         except Exception:  # the program insists on its own precision; its literals are recovered one by one
             better = None
@@ -100,7 +110,7 @@ class JaxRun:
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)
         ]
         leaves += [
-            (name, array, in_float64(wide) if _floating(array) else None, _floating(array))
+            (name, array, in_float64(wide) if _inexact(array) else None, _inexact(array))
             for name, array, wide in zip(names, arrays, exact, strict=True)
         ]
         loss, *grads = recorder.record(*traced, leaves)
@@ -109,10 +119,29 @@ class JaxRun:
         self.loss = float(loss.own)
         for path, cell in zip(self.split.paths, grads, strict=True):
             tape.gradients[path] = cell.index
-            self.gradients[path] = np.asarray(cell.shadows[0])
+            self.gradients[path] = self._slopes(cell.shadows[0])
             own = np.asarray(cell.own)
-            self.own_gradients[path] = own.astype(np.float32) if own.dtype.itemsize == 2 else own
+            self.own_gradients[path] = self._slopes(own.astype(np.float32) if own.dtype.itemsize == 2 else own)
         return tape, recorder.uncertain
+
+    def _as_given(self, path: str, pairs: np.ndarray) -> np.ndarray:
+        """A leaf as JAX has it, from what the comparison holds of it: complex numbers for pairs of real ones."""
+        return joined(pairs) if path in self._complex else pairs
+
+    def _slopes(self, array: Any) -> np.ndarray:
+        """A gradient for the comparison; a complex one as torch would give it, where an optimizer is to mend that."""
+        if not np.iscomplexobj(array):
+            return np.asarray(array)
+        pairs = as_pairs(array).astype(np.float64 if np.asarray(array).dtype == np.complex128 else np.float32)
+        return pairs if self.program.optimizer is None else conjugated(pairs)
+
+    def _gradient(self, path: str, slopes: np.ndarray) -> np.ndarray:
+        """What ``jax.grad`` gave, from ``_slopes`` of it."""
+        return joined(conjugated(slopes)) if path in self._complex else slopes
+
+    def shadows(self) -> dict[str, np.ndarray]:
+        """The parameters in float64, as their shadows are now; complex ones as pairs."""
+        return {path: as_pairs(each) for path, each in zip(self.split.paths, self.wide, strict=True)}
 
     def update(self, part: float = 1.0) -> None:
         """Update parameters and optimizer state on the gradients times a power of two, in both precisions."""
@@ -133,12 +162,15 @@ class JaxRun:
             return SplitParams(optax.apply_updates(params, updates)).arrays, state
 
         paths = self.split.paths
-        grads = [part * jnp.asarray(self.own_gradients[p], own.dtype) for p, own in zip(paths, self.own, strict=True)]
+        grads = [
+            part * jnp.asarray(self._gradient(p, self.own_gradients[p]), own.dtype)
+            for p, own in zip(paths, self.own, strict=True)
+        ]
         self.own, own = step(self.own, grads, self._states[0], self.loss)
         with jax.enable_x64(True):
-            grads = [part * jnp.asarray(self.gradients[p]) for p in paths]
+            grads = [part * jnp.asarray(self._gradient(p, self.gradients[p])) for p in paths]
             made, wide = step([jnp.asarray(each) for each in self.wide], grads, self._states[1], self.loss)
-            self.wide = [np.asarray(each, np.float64) for each in made]
+            self.wide = [np.asarray(each) for each in made]
         self._states = own, wide
 
 
@@ -155,8 +187,8 @@ def constants(closed: Any) -> Iterator[np.ndarray]:
                     yield from constants(inner)
 
 
-def _floating(array: Any) -> bool:
-    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+def _inexact(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.inexact))
 
 
 def _check_loss(value: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from jaxgrad.errors import InputError, ProgramError
+from jaxgrad.parity.pairs import as_pairs, joined
 from jaxgrad.parity.programs import TorchProgram
 from jaxgrad.parity.rounding import Disturbance
 from jaxgrad.parity.tape import Tape
@@ -79,6 +80,15 @@ def _others_kept(loss: torch.Tensor, own: set[int]) -> Iterator[None]:
             leaf.grad = grad
 
 
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """A complex tensor ``[...]`` as pairs ``[..., 2]``; a real one as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _real64(tensor: torch.Tensor) -> np.ndarray:
+    return _real(tensor.detach()).to(torch.float64, copy=True).cpu().numpy()
+
+
 class TorchRun:
     """The steps of one torch program; use inside ``kept``."""
 
@@ -112,7 +122,7 @@ class TorchRun:
         leaves |= {name: (p, False) for name, p in self._fixed.items()}
         leaves |= {f"buffer {name}": (b, False) for name, b in self.program.module.named_buffers()}
         tensors = jax.tree.leaves(batch)
-        leaves |= {name: (t, t.is_floating_point()) for name, t in zip(names, tensors, strict=True)}
+        leaves |= {name: (t, t.is_floating_point() or t.is_complex()) for name, t in zip(names, tensors, strict=True)}
         self.recorder.begin(leaves)
         with self.recorder.recording("forward"):
             try:
@@ -136,8 +146,8 @@ class TorchRun:
         for name, parameter in self.parameters.items():
             tape.gradients[name] = None if parameter.grad is None else self.recorder.index_of(parameter.grad)
             if parameter.grad is not None:
-                self.gradients[name] = self.recorder.shadow_of(parameter.grad)
-                own = parameter.grad.detach().cpu()
+                self.gradients[name] = as_pairs(self.recorder.shadow_of(parameter.grad))
+                own = _real(parameter.grad.detach().cpu())
                 self.own_gradients[name] = (own.float() if own.element_size() == 2 else own).numpy()
         return tape
 
@@ -157,24 +167,29 @@ class TorchRun:
             scheduler.step()
 
     def shadows(self) -> dict[str, np.ndarray]:
-        """The parameters in float64, as their shadows are now."""
-        return {name: self.recorder.shadow_of(p) for name, p in self.parameters.items()}
+        """The parameters in float64, as their shadows are now; complex ones as pairs."""
+        return {name: as_pairs(self.recorder.shadow_of(p)) for name, p in self.parameters.items()}
 
     def frozen(self) -> dict[str, np.ndarray]:
         """The parameters that require no gradient."""
-        return {name: p.detach().double().cpu().numpy() for name, p in self._fixed.items()}
+        return {name: _real64(p) for name, p in self._fixed.items()}
 
     def buffers(self) -> dict[str, np.ndarray]:
-        """The floating buffers as they are now."""
-        return {
-            n: b.detach().to(torch.float64, copy=True).cpu().numpy()
-            for n, b in self.program.module.named_buffers()
-            if b.is_floating_point()
-        }
+        """The floating and complex buffers as they are now."""
+        named = self.program.module.named_buffers()
+        return {n: _real64(b) for n, b in named if b.is_floating_point() or b.is_complex()}
 
     def values(self) -> dict[str, np.ndarray]:
-        """The parameters as they are now, in float64."""
-        return {n: p.detach().to(torch.float64, copy=True).cpu().numpy() for n, p in self.parameters.items()}
+        """The parameters as they are now, in float64; complex ones as pairs."""
+        return {n: _real64(p) for n, p in self.parameters.items()}
+
+    def set(self, values: dict[str, np.ndarray]) -> None:
+        """Give parameters other numbers, before the first step; complex ones as pairs."""
+        with torch.no_grad():
+            for name, value in values.items():
+                parameter = self.parameters[name]
+                given = torch.as_tensor(joined(value) if parameter.is_complex() else value)
+                parameter.copy_(given.reshape(parameter.shape))
 
     def _check_loss(self, loss: Any) -> None:
         if not isinstance(loss, torch.Tensor):

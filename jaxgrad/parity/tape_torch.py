@@ -128,7 +128,7 @@ class TorchRecorder(TorchDispatchMode):
     def shadow_of(self, tensor: torch.Tensor) -> np.ndarray:
         """The float64 shadow of a tensor; valid until the tensor is written again."""
         with torch.no_grad():
-            return self._shadow(tensor).detach().cpu().numpy()
+            return self._shadow(tensor).detach().resolve_conj().cpu().numpy()
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from jaxgrad.parity.programs import JaxProgram, SplitParams, TorchProgram
 from jaxgrad.parity.run_jax import JaxRun
 from jaxgrad.parity.tape import check_tape
 
-
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
