@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import require
+from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome, judge_step
 from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
@@ -17,10 +18,7 @@ from jaxgrad.parity.programs import (
     JaxProgram,
     SplitParams,
     TorchProgram,
-    check_batches,
     check_programs,
-    jax_batch,
-    torch_batch,
 )
 from jaxgrad.parity.surroundings import check_dependence, check_frozen, check_inputs, check_statistics
 from jaxgrad.parity.tape import Tape
@@ -63,8 +61,9 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
     from jaxgrad.parity.run_torch import kept
 
     split = check_programs(torch_program, jax_program)
-    arrays = check_batches(batches)
-    comparison = _Comparison(torch_program, jax_program, split, batches, arrays)
+    taken, notes = take_batches(batches)
+    arrays = check_batches(taken)
+    comparison = _Comparison(torch_program, jax_program, split, taken, arrays)
     with kept(torch_program):
         report, last = comparison.run(perturb=None)
     if report.verdict is Verdict.DIFFERENT and comparison.may_be_noise:
@@ -74,7 +73,7 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
             report = replace(again, notes=(*again.notes, CONSTANTS))
         elif last.lost & moved.found:
             report = again  # the first place was such a constant's, the fault is further on
-    return report
+    return replace(report, notes=(*notes, *report.notes))
 
 
 class _Comparison:
@@ -121,6 +120,7 @@ class _Comparison:
             tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
             if moved_tape is not None:
                 tape.add_noise(moved_tape)
+            tensors = [name for name in names if name in tape.leaves]  # a Python number is none in torch
             jax_tape, uncertain = jax_run.forward_and_backward(
                 traced, given, arrays, names, set(frozen), perturb, self._known("torch")
             )
@@ -128,7 +128,8 @@ class _Comparison:
             # The layout of a parameter is that of the values it was given with.
             left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients, moved)
             right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients, jax_run.moved)
-            outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, names))
+            outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, tensors))
+            outcome.notes += say_widened(batch, arrays, names)
             near = min(outcome.error, *(each.error for each in outcome.divergences), 1.0)
             self.may_be_noise |= outcome.wrong and (near < ROUNDED or uncertain or torch_run.recorder.uncertain)
             check_inputs(number, arrays, given, tape, names, outcome)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
+from jaxgrad.parity.batches import is_number
 from jaxgrad.parity.programs import JaxProgram, SplitParams
 from jaxgrad.parity.promote_jax import in_float64
 from jaxgrad.parity.tape import Tape
@@ -40,16 +41,26 @@ class JaxRun:
           ProgramError: if the loss raises.
           InputError, InputTypeError: if it is not a scalar, or no function of the parameters.
         """
-        structure = jax.tree.structure(tuple(batch))
+        leaves, structure = jax.tree.flatten(tuple(batch))
 
-        def loss(leaves: list[Any], *flat: Any) -> Any:
-            value = self.program.loss(self.split.whole(leaves), *jax.tree.unflatten(structure, flat))
-            _check_loss(value)
-            return jnp.reshape(value, ())
+        def step(fixed: dict[int, Any]) -> Callable[..., Any]:
+            def loss(params: list[Any], *flat: Any) -> Any:
+                given = [fixed.get(i, each) for i, each in enumerate(flat)]
+                value = self.program.loss(self.split.whole(params), *jax.tree.unflatten(structure, given))
+                _check_loss(value)
+                return jnp.reshape(value, ())
 
-        step = jax.value_and_grad(loss)
+            return jax.value_and_grad(loss)
+
+        fixed: dict[int, Any] = {}
         try:
-            closed = jax.make_jaxpr(step)(self.own, *arrays)
+            try:
+                closed = jax.make_jaxpr(step(fixed))(self.own, *arrays)
+            except jax.errors.ConcretizationTypeError:  # a Python number that decides: static, as jax.jit would have it
+                fixed = {i: leaf for i, leaf in enumerate(leaves) if is_number(leaf)}
+                if not fixed:
+                    raise
+                closed = jax.make_jaxpr(step(fixed))(self.own, *arrays)
         except (InputError, InputTypeError):
             raise
         except Exception as error:
@@ -63,8 +74,11 @@ class JaxRun:
         try:
             with jax.enable_x64(True):
                 wide = [jax.ShapeDtypeStruct(each.shape, jnp.float64) for each in self.wide]
-                inputs = [jax.ShapeDtypeStruct(a.shape, jnp.float64 if _floating(a) else a.dtype) for a in arrays]
-                better = jax.make_jaxpr(step)(wide, *inputs)
+                inputs = [
+                    jax.ShapeDtypeStruct(a.shape, jnp.float64 if _floating(a) else a.dtype, weak_type=a.aval.weak_type)
+                    for a in arrays
+                ]
+                better = jax.make_jaxpr(step(fixed))(wide, *inputs)
         except Exception:  # the program insists on its own precision; its literals are recovered one by one
             better = None
         return closed, better
@@ -99,7 +113,7 @@ class JaxRun:
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)
         ]
         leaves += [
-            (name, array, in_float64(wide) if _floating(array) else None, _floating(array))
+            (name, array, in_float64(wide) if _floating(array) else None, _floating(array) and not array.aval.weak_type)
             for name, array, wide in zip(names, arrays, exact, strict=True)
         ]
         loss, *grads = recorder.record(*traced, leaves)
@@ -121,13 +135,13 @@ class JaxRun:
         optimizer = self.program.optimizer
         assert optimizer is not None
         if self._states is None:
-            own = optimizer.init(self.split.whole(self.own))
+            own = optimizer.init(self.split.trainable(self.own))
             with jax.enable_x64(True):
-                wide = optimizer.init(self.split.whole([jnp.asarray(each) for each in self.wide]))
+                wide = optimizer.init(self.split.trainable([jnp.asarray(each) for each in self.wide]))
             self._states = own, wide
 
         def step(arrays: Sequence[Any], grads: Sequence[Any], state: Any, loss: Any) -> tuple[list[Any], Any]:
-            params, slopes = self.split.whole(arrays), self.split.whole(grads)
+            params, slopes = self.split.trainable(arrays), self.split.trainable(grads)
             extra = {"value": loss, "grad": slopes}
             updates, state = optax.with_extra_args_support(optimizer).update(slopes, state, params, **extra)
             return SplitParams(optax.apply_updates(params, updates)).arrays, state

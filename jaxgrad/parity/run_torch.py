@@ -104,8 +104,8 @@ class TorchRun:
         leaves: dict[str, tuple[torch.Tensor, bool]] = {name: (p, True) for name, p in self.parameters.items()}
         leaves |= {name: (p, False) for name, p in self._fixed.items()}
         leaves |= {f"buffer {name}": (b, False) for name, b in self.program.module.named_buffers()}
-        tensors = jax.tree.leaves(batch)
-        leaves |= {name: (t, t.is_floating_point()) for name, t in zip(names, tensors, strict=True)}
+        given = zip(names, jax.tree.leaves(batch), strict=True)  # a Python number is none of the leaves
+        leaves |= {name: (t, t.is_floating_point()) for name, t in given if isinstance(t, torch.Tensor)}
         self.recorder.begin(leaves)
         with self.recorder.recording("forward"):
             try:
