@@ -40,15 +40,18 @@ def take_batches(batches: Any) -> tuple[list[Any], list[str]]:
     found: list[Any] = []
     kind = type(batches).__name__
     if not single and isinstance(batches, Iterable):
+        import torch
+
         try:
-            found = list(islice(batches, FIRST_BATCHES))
+            with torch.random.fork_rng(devices=[]):  # a loader draws its seed from torch's random numbers
+                found = list(islice(batches, FIRST_BATCHES))
         except Exception as error:
             raise ProgramError(f"compare: batches, a {kind}, raised {type(error).__name__}: {error}") from error
     if not found:
         raise InputError("compare: batches is empty or not a list, expected a list of batches, one a step: [(x, y)].")
     if len(found) < FIRST_BATCHES:
         return found, []
-    return found, [f"of batches, a {kind}, the first {FIRST_BATCHES} were compared; pass a list to compare others"]
+    return found, [f"the first {FIRST_BATCHES} batches of the {kind} were compared; pass a list to compare others"]
 
 
 def check_batches(batches: Sequence[Any]) -> list[list[np.ndarray]]:
