@@ -24,8 +24,8 @@ _JAX = {
     "add": "add sub add_any concatenate max min clamp select_n",
     "multiply": "mul",
     "move": """
-        neg abs broadcast_in_dim slice dynamic_slice gather pad reduce_max reduce_min pmax pmin cummax cummin dynamic_update_slice
-        convert_element_type reduce_window_max rev split sort reduce_precision scan_slice scan_stack
+        neg abs broadcast_in_dim slice dynamic_slice gather pad reduce_max reduce_min cummax cummin dynamic_update_slice
+        convert_element_type reduce_window_max rev split sort reduce_precision scan_slice scan_stack pmax pmin
         """,
     "sum": "reduce_sum cumsum scatter-add scatter_add reduce_window_sum psum select_and_scatter_add",
     "dot": "dot_general conv_general_dilated ragged_dot",
