@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgrad.errors import require
 from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
+from jaxgrad.parity.compiled import CompiledPrograms
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome, judge_step
 from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
@@ -37,7 +38,13 @@ Half, because Adam corrects what the same gradients have gathered to the same ag
 CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
 
 
-def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Sequence[tuple[Any, ...]]) -> Report:
+def compare(
+    torch_program: TorchProgram,
+    jax_program: JaxProgram,
+    batches: Iterable[Sequence[Any]],
+    *,
+    compiled: bool | None = None,
+) -> Report:
     """Compare a torch training step with its JAX port: the same or not, and where they first part.
 
     Both programs run once more on each batch, operation by operation, each with a float64 shadow beside it. Values are
@@ -46,8 +53,12 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
     Args:
       torch_program: the original; given back as it was.
       jax_program: the port.
-      batches: one a step, each a tuple of arrays (NumPy, or what NumPy takes), spread as ``loss(params, *batch)``.
-        Without optimizers every batch meets the parameters that were given.
+      batches: one a step, each a tuple of arrays (NumPy, or what NumPy takes) and Python numbers, or of pytrees of
+        them, spread as ``loss(params, *batch)``. Of what is no list, such as a ``DataLoader`` or a generator, the first
+        three are taken. Torch gets integers as int64. Without optimizers every batch meets the parameters that were
+        given.
+      compiled: whether ``jax.jit`` of the JAX step is judged too, which may be wrong where the port is right: None
+        for where it takes a few seconds at most to compile, True for always, False for never.
 
     Returns:
       The ``Report``; ``print`` it.
@@ -63,7 +74,7 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
     split = check_programs(torch_program, jax_program)
     taken, notes = take_batches(batches)
     arrays = check_batches(taken)
-    comparison = _Comparison(torch_program, jax_program, split, taken, arrays)
+    comparison = _Comparison(torch_program, jax_program, split, taken, arrays, compiled)
     with kept(torch_program):
         report, last = comparison.run(perturb=None)
     if report.verdict is Verdict.DIFFERENT and comparison.may_be_noise:
@@ -84,10 +95,12 @@ class _Comparison:
         split: SplitParams,
         batches: Sequence[tuple[Any, ...]],
         arrays: list[list[np.ndarray]],
+        compiled: bool | None,
     ):
         self.torch_program, self.jax_program, self.split = torch_program, jax_program, split
         self.batches, self.arrays = batches, arrays
         self.may_be_noise = False
+        self._compiled = None if compiled is False else CompiledPrograms(compiled)
         # The tables that each side closes over: those that both have are exact.
         self._bags: dict[str, set[tuple[int, int, int]]] = {"torch": set(), "jax": set()}
 
@@ -137,6 +150,9 @@ class _Comparison:
             check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
             check_statistics(before, torch_run.buffers(), jax_tape, outcome)
             steps.append(outcome)
+            targets = []
+            if self._compiled is not None and not outcome.wrong and not outcome.doubts:
+                targets = jax_run.compiled_targets(traced[0], given)
             if not outcome.wrong and not outcome.doubts and self.torch_program.optimizer is not None:
                 name = type(self.torch_program.optimizer).__name__
                 read = jax_tape.above(jax_tape.loss)
@@ -150,6 +166,10 @@ class _Comparison:
                     if parted:
                         break
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
+            for target in targets:
+                if self._compiled is not None and not outcome.wrong:
+                    site = tape.ops[tape.values[tape.loss].op or 0].site
+                    outcome.divergences += self._compiled.judge(number, target, site, outcome.notes)
             if outcome.wrong or outcome.doubts:
                 break
         return as_report(steps, losses, torch_run.recorder.tape.framework), steps[-1]

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
 from jaxgrad.parity.batches import is_number
+from jaxgrad.parity.compiled import Target
 from jaxgrad.parity.programs import JaxProgram, SplitParams
 from jaxgrad.parity.promote_jax import in_float64
 from jaxgrad.parity.tape import Tape
@@ -26,7 +27,8 @@ class JaxRun:
         self.program, self.split = program, split
         self.own = [jnp.asarray(array) for array in split.arrays]
         self.wide = [shadows[p] if p in shadows else in_float64(a) for p, a in zip(split.paths, self.own, strict=True)]
-        self.loss = 0.0
+        self.loss = self.wide_loss = 0.0
+        self.loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
         self.moved: dict[str, np.ndarray] = {}
@@ -43,14 +45,17 @@ class JaxRun:
         """
         leaves, structure = jax.tree.flatten(tuple(batch))
 
-        def step(fixed: dict[int, Any]) -> Callable[..., Any]:
+        def loss_of(fixed: dict[int, Any]) -> Callable[..., Any]:
             def loss(params: list[Any], *flat: Any) -> Any:
                 given = [fixed.get(i, each) for i, each in enumerate(flat)]
                 value = self.program.loss(self.split.whole(params), *jax.tree.unflatten(structure, given))
                 _check_loss(value)
                 return jnp.reshape(value, ())
 
-            return jax.value_and_grad(loss)
+            return loss
+
+        def step(fixed: dict[int, Any]) -> Callable[..., Any]:
+            return jax.value_and_grad(loss_of(fixed))
 
         fixed: dict[int, Any] = {}
         try:
@@ -65,6 +70,8 @@ class JaxRun:
             raise
         except Exception as error:
             raise ProgramError(f"compare: the JAX loss raised {type(error).__name__}: {error}") from error
+        own = list(self.own)
+        self.loss_jaxpr = lambda: jax.make_jaxpr(loss_of(fixed))(own, *arrays)
         used = _reached(closed.jaxpr, closed.jaxpr.outvars[0])
         if not any(var in used for var in closed.jaxpr.invars[: len(self.own)]):
             raise InputError(
@@ -119,7 +126,7 @@ class JaxRun:
         loss, *grads = recorder.record(*traced, leaves)
         tape = recorder.tape
         tape.loss = loss.index
-        self.loss = float(loss.own)
+        self.loss, self.wide_loss = float(loss.own), float(loss.shadows[0])
         for path, cell in zip(self.split.paths, grads, strict=True):
             tape.gradients[path] = cell.index
             self.gradients[path] = np.asarray(cell.shadows[0])
@@ -154,6 +161,24 @@ class JaxRun:
             made, wide = step([jnp.asarray(each) for each in self.wide], grads, self._states[1], self.loss)
             self.wide = [np.asarray(each, np.float64) for each in made]
         self._states = own, wide
+
+    def compiled_targets(self, closed: jex.ClosedJaxpr, given: Sequence[jax.Array]) -> list[Target]:
+        """What is compiled of a step that was recorded, before it is updated: with its gradients, and the loss alone.
+
+        Args:
+          closed: the jaxpr of loss and gradients.
+          given: the batch as JAX holds it.
+        """
+        inputs, paths = [*self.own, *given], self.split.paths
+        loss = np.asarray(self.loss), np.asarray(self.wide_loss)
+        names = ["the loss", *(f"the gradient of {path}" for path in paths)]
+        own = [loss[0], *(self.own_gradients[path] for path in paths)]
+        shadows = [loss[1], *(self.gradients[path] for path in paths)]
+        assert self.loss_jaxpr is not None
+        return [
+            Target("loss and gradients", closed, inputs, names, own, shadows),
+            Target("loss", self.loss_jaxpr(), inputs, names[:1], own[:1], shadows[:1]),
+        ]
 
     def constants(self, closed: jex.ClosedJaxpr) -> Iterator[np.ndarray]:
         """The floating tables that the program closes over."""
