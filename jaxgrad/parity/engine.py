@@ -12,6 +12,7 @@ import numpy as np
 from jaxgrad.errors import require
 from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
 from jaxgrad.parity.compiled import CompiledPrograms
+from jaxgrad.parity.dependence import check_dependence
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome, judge_step
 from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
@@ -21,7 +22,7 @@ from jaxgrad.parity.programs import (
     TorchProgram,
     check_programs,
 )
-from jaxgrad.parity.surroundings import check_dependence, check_frozen, check_inputs, check_statistics
+from jaxgrad.parity.surroundings import check_frozen, check_inputs, check_statistics
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
@@ -146,7 +147,8 @@ class _Comparison:
             near = min(outcome.error, *(each.error for each in outcome.divergences), 1.0)
             self.may_be_noise |= outcome.wrong and (near < ROUNDED or uncertain or torch_run.recorder.uncertain)
             check_inputs(number, arrays, given, tape, names, outcome)
-            check_dependence(number, arrays, names, tape, jax_tape, outcome)
+            tried = torch_run.loss_on(batch), jax_run.loss_on(batch)
+            check_dependence(number, arrays, names, tape, jax_tape, tried, outcome)
             check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
             check_statistics(before, torch_run.buffers(), jax_tape, outcome)
             steps.append(outcome)

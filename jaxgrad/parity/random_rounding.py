@@ -37,10 +37,15 @@ _SUMS = {"dot_general", "conv_general_dilated", "cumsum", "reduce_window_sum", "
 
 
 class RandomRounding:
-    """Runs equations with their rounding drawn at random; an ``Apply`` for ``flat_jaxpr.run``."""
+    """Runs equations with their rounding drawn at random; an ``Apply`` for ``flat_jaxpr.run``.
 
-    def __init__(self, seed: int):
-        self._random = np.random.default_rng(seed)
+    Args:
+      seed: of what is drawn.
+      units: by how many units of its dtype a number is moved at most.
+    """
+
+    def __init__(self, seed: int, units: float = UNITS):
+        self._random, self._units = np.random.default_rng(seed), units
 
     def __call__(self, eqn: Any, values: list[Any]) -> list[Any]:
         """Run an equation."""
@@ -60,7 +65,7 @@ class RandomRounding:
     def _moved(self, value: Any, factor: float) -> Any:
         """The value times 1 plus or minus some units, entry by entry; a zero stays one."""
         array = np.asarray(value)
-        reach = UNITS * factor * float(jnp.finfo(array.dtype).eps)
+        reach = self._units * factor * float(jnp.finfo(array.dtype).eps)
         draws = 1 + min(reach, 0.5) * self._random.uniform(-1, 1, array.shape)
         wide = array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
         with np.errstate(all="ignore"):

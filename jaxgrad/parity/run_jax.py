@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
-from jaxgrad.parity.batches import is_number
+from jaxgrad.parity.batches import is_number, jax_batch
 from jaxgrad.parity.compiled import Target
+from jaxgrad.parity.flat_jaxpr import FlatJaxpr, flatten, results
 from jaxgrad.parity.programs import JaxProgram, SplitParams
 from jaxgrad.parity.promote_jax import in_float64
 from jaxgrad.parity.tape import Tape
@@ -161,6 +162,22 @@ class JaxRun:
             made, wide = step([jnp.asarray(each) for each in self.wide], grads, self._states[1], self.loss)
             self.wide = [np.asarray(each, np.float64) for each in made]
         self._states = own, wide
+
+    def loss_on(self, batch: Sequence[Any]) -> Callable[[Sequence[np.ndarray]], float]:
+        """The loss of other leaves in the place of a batch's, in its own precision; NaN where it raises."""
+        assert self.loss_jaxpr is not None
+        traced = self.loss_jaxpr
+        flat: list[FlatJaxpr] = []
+
+        def loss(arrays: Sequence[np.ndarray]) -> float:
+            if not flat:
+                flat.append(flatten(traced()))
+            try:
+                return float(results(flat[0], [*self.own, *jax_batch(batch, arrays)])[0])
+            except Exception:
+                return float("nan")
+
+        return loss
 
     def compiled_targets(self, closed: jex.ClosedJaxpr, given: Sequence[jax.Array]) -> list[Target]:
         """What is compiled of a step that was recorded, before it is updated: with its gradients, and the loss alone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from jaxgrad.errors import InputError, ProgramError
+from jaxgrad.parity.batches import torch_batch
 from jaxgrad.parity.programs import TorchProgram
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_torch import TorchRecorder
@@ -133,6 +134,22 @@ class TorchRun:
                 own = parameter.grad.detach().cpu()
                 self.own_gradients[name] = (own.float() if own.element_size() == 2 else own).numpy()
         return tape
+
+    def loss_on(self, batch: Sequence[Any]) -> Callable[[Sequence[np.ndarray]], float]:
+        """The loss of other leaves in the place of a batch's, in its own precision; NaN where it raises.
+
+        What the program draws at random is the same each time.
+        """
+
+        def loss(arrays: Sequence[np.ndarray]) -> float:
+            with kept(TorchProgram(self.program.module, self.program.loss)):
+                torch.manual_seed(0)
+                try:
+                    return float(self.program.loss(self.program.module, *torch_batch(batch, arrays, self.device)))
+                except Exception:
+                    return float("nan")
+
+        return loss
 
     def update(self, part: float = 1.0) -> None:
         """Step the optimizer, on the gradients times a power of two, and then the scheduler."""

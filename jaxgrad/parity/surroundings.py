@@ -38,30 +38,6 @@ def check_inputs(
         outcome.divergences.insert(0, Divergence(step, "input", site, site, error, None, message))
 
 
-def check_dependence(
-    step: int, arrays: Sequence[np.ndarray], names: Sequence[str], torch: Tape, jax: Tape, outcome: StepOutcome
-) -> None:
-    """A loss that reads the arrays around it agrees on this batch, and on no other."""
-    ours, theirs = (tape.above(tape.loss) for tape in (torch, jax))
-    reads = {name: (torch.leaves[name] in ours, jax.leaves[name] in theirs) for name in names if name in torch.leaves}
-    others = (False, True) in reads.values()  # lengths in torch, the mask made of them in JAX
-    for name, array in zip(names, arrays, strict=True):
-        if name not in reads:
-            continue
-        if reads[name] == (True, False):
-            message = f"torch's loss depends on {name}, and JAX's does not"
-            if others:
-                outcome.notes.append(message)
-                continue
-            if array.size and (array == array.flat[0]).all():  # a mask that masks nothing may be left out
-                outcome.notes.append(f"{message}; all its entries are {array.flat[0]}, so that says nothing here")
-                continue
-            site = Site(name, "", "", 0)
-            outcome.divergences.insert(0, Divergence(step, "input", site, site, 1.0, None, message))
-        elif reads[name] == (False, True):
-            outcome.notes.append(f"JAX's loss depends on {name}, and torch's does not")
-
-
 def check_frozen(step: int, frozen: Mapping[str, str], jax: Side, updated: bool, outcome: StepOutcome) -> None:
     """JAX parameters that hold what torch keeps as a buffer: they have a gradient, and an optimizer moves them."""
     for path, name in frozen.items():
