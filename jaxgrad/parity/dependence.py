@@ -121,37 +121,39 @@ def _mask_like(array: np.ndarray) -> bool:
 
 
 class _Trial:
-    """Both losses on batches in which something was moved."""
+    """Both losses on batches in which something was moved: in the batch as it is, and in one with other data.
+
+    Where all rows are alike, which of them a mask takes makes no difference; in other data it does.
+    """
 
     def __init__(self, arrays: Sequence[np.ndarray], torch: Loss, jax: Loss):
-        self._arrays, self._losses = list(arrays), (torch, jax)
-        self._before: tuple[float, float] | None = None
+        self._losses = torch, jax
+        random = np.random.default_rng(MOVES)
+        self._bases = [list(arrays), [_shaken(array, random) for array in arrays]]
+        self._before: dict[tuple[int, int], float] = {}
 
-    @property
-    def before(self) -> tuple[float, float]:
-        """Both losses on the batch as it is."""
-        if self._before is None:
-            self._before = self._losses[0](self._arrays), self._losses[1](self._arrays)
-        return self._before
+    def before(self, base: int, side: int) -> float:
+        """A side's loss before anything is moved."""
+        if (base, side) not in self._before:
+            self._before[base, side] = self._losses[side](self._bases[base])
+        return self._before[base, side]
 
     def depends(self, leaf: _Leaf) -> tuple[bool, bool]:
         """Whether torch's loss depends on a leaf, and JAX's."""
-        if leaf.torch_reads and leaf.jax_reads and not _mask_like(leaf.array):
+        reads = leaf.torch_reads, leaf.jax_reads
+        if all(reads) and not _mask_like(leaf.array):
             return True, True
         found = [False, False]
         for seed in range(MOVES):
-            batch = list(self._arrays)
+            base = seed % len(self._bases)
+            batch = list(self._bases[base])
             batch[leaf.place] = _moved(leaf.array, np.random.default_rng(seed))
-            for side, reads in enumerate((leaf.torch_reads, leaf.jax_reads)):
-                if reads and not found[side]:
-                    found[side] = self._changed(side, self._losses[side](batch))
-            if all(done or not reads for done, reads in zip(found, (leaf.torch_reads, leaf.jax_reads), strict=True)):
+            for side in (0, 1):
+                if reads[side] and not found[side]:
+                    found[side] = _changed(self.before(base, side), self._losses[side](batch))
+            if tuple(found) == reads:
                 break
         return found[0], found[1]
-
-    def _changed(self, side: int, now: float) -> bool:
-        before = self.before[side]
-        return bool(np.isfinite(now)) and abs(now - before) > CHANGED * abs(before)
 
     def together(self, leaves: Sequence[_Leaf]) -> bool:
         """Whether rows of several leaves, put in another order in all of them, change both losses by the same.
@@ -163,18 +165,30 @@ class _Trial:
             return False
         changed = False
         for seed in range(MOVES):
+            base = seed % len(self._bases)
             order = np.random.default_rng(seed).permutation(max(rows))
-            batch = list(self._arrays)
+            batch = list(self._bases[base])
             for leaf in leaves:
                 batch[leaf.place] = leaf.array[order]
             now = self._losses[0](batch), self._losses[1](batch)
             if not np.isfinite(now).all():
                 continue
-            change = abs(now[0] - self.before[0])
-            if abs(now[0] - now[1]) > LIKE * change + CHANGED * abs(now[0]):
+            before = self.before(base, 0)
+            if abs(now[0] - now[1]) > LIKE * abs(now[0] - before) + CHANGED * abs(now[0]):
                 return False
-            changed |= change > CHANGED * abs(self.before[0])
+            changed |= _changed(before, now[0])
         return changed
+
+
+def _changed(before: float, now: float) -> bool:
+    return bool(np.isfinite(before) and np.isfinite(now)) and abs(now - before) > CHANGED * abs(before)
+
+
+def _shaken(array: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Data of the same signs and about the same size; whole numbers, which may be a mask or ids, as they are."""
+    if array.dtype.kind != "f" or (array == np.round(array)).all():
+        return array
+    return (array * random.uniform(0.5, 1.5, array.shape)).astype(array.dtype)
 
 
 def _moved(array: np.ndarray, random: np.random.Generator) -> np.ndarray:

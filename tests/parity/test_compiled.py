@@ -1,4 +1,4 @@
-"""The compiled program: what a compiler gets wrong is found and cut down, what it rounds otherwise is not called wrong."""
+"""The compiled program: what a compiler gets wrong is found and cut down; what it rounds otherwise is right."""
 
 from __future__ import annotations
 
