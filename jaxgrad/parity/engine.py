@@ -11,8 +11,10 @@ import numpy as np
 
 from jaxgrad.errors import require
 from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
+from jaxgrad.parity.closed_over import check_closed_over
 from jaxgrad.parity.compiled import CompiledPrograms
 from jaxgrad.parity.dependence import check_dependence
+from jaxgrad.parity.flat_jaxpr import flatten
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome, judge_step
 from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
@@ -149,6 +151,16 @@ class _Comparison:
             check_inputs(number, arrays, given, tape, names, outcome)
             tried = torch_run.loss_on(batch), jax_run.loss_on(batch)
             check_dependence(number, arrays, names, tape, jax_tape, tried, outcome)
+            if outcome.wrong and jax_run.loss_jaxpr is not None:
+                check_closed_over(
+                    number,
+                    tape,
+                    torch_run.closed_over(),
+                    flatten(jax_run.loss_jaxpr()),
+                    [*jax_run.own, *given],
+                    losses[-1],
+                    outcome,
+                )
             check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
             check_statistics(before, torch_run.buffers(), jax_tape, outcome)
             steps.append(outcome)

@@ -188,6 +188,11 @@ class TorchRun:
         found = [part.double().cpu().numpy() for whole in parts for part in (whole, whole[..., 0], whole[..., 1])]
         return [*self.buffers().values(), *found]
 
+    def closed_over(self) -> dict[int, np.ndarray]:
+        """The tables that the program was not given, such as data that the loss closes over, by their place."""
+        found = {i: each for i, each in self.recorder.closed_over.items() if not each.is_complex()}
+        return {i: (each.double() if each.is_floating_point() else each).cpu().numpy() for i, each in found.items()}
+
     def values(self) -> dict[str, np.ndarray]:
         """The parameters as they are now, in float64."""
         return {n: p.detach().to(torch.float64, copy=True).cpu().numpy() for n, p in self.parameters.items()}

@@ -82,6 +82,7 @@ class TorchRecorder(TorchDispatchMode):
         self._inside: list[str] = []
         self._forward_sites: dict[int, Site] = {}
         self.uncertain = False
+        self.closed_over: dict[int, torch.Tensor] = {}
         self._perturb = None if perturb is None else np.random.default_rng(perturb)
         self._exact_constant = exact_constant
 
@@ -96,6 +97,7 @@ class TorchRecorder(TorchDispatchMode):
         self.tape = Tape(framework=f"torch {torch.__version__}")
         self._forward_sites = {}
         self._inside = []
+        self.closed_over = {}
         for store in self._stores.values():
             store.views, store.owners = {}, []
         for name, (tensor, live) in leaves.items():
@@ -264,6 +266,8 @@ class TorchRecorder(TorchDispatchMode):
                     self.tape.add_op(Op(op.name, owners, (value.index,), op.site, op.stage))
             else:
                 value.leaf = store.leaf or leaf or "constant"
+                if value.leaf == "constant" and tensor.numel() > 1:
+                    self.closed_over[value.index] = tensor.detach()
                 store.owners = [(value.index, key)]
         return self.tape.values[store.views[key]]
 
