@@ -161,6 +161,10 @@ class _Comparison:
                     losses[-1],
                     outcome,
                 )
+            first = next((i for i, each in enumerate(outcome.divergences) if each.stage == "gradient"), None)
+            if first is not None:
+                cause = jax_run.wrong_rule(given, list(torch_run.gradients.values()))
+                outcome.divergences[first] = replace(outcome.divergences[first], cause=cause)
             check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
             check_statistics(before, torch_run.buffers(), jax_tape, outcome)
             steps.append(outcome)

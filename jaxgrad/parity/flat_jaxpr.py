@@ -39,12 +39,14 @@ class FlatJaxpr:
       inputs: the numbers of what the jaxpr is given.
       outputs: of what it returns.
       constants: what it holds itself, by number.
+      whole: names of primitives that were not dissolved, though they only call.
     """
 
     steps: list[Step] = field(default_factory=list)
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     constants: dict[int, Any] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
     _count: int = 0
 
     def number(self) -> int:
@@ -53,9 +55,15 @@ class FlatJaxpr:
         return self._count - 1
 
 
-def flatten(closed: Any, around: Site | None = None) -> FlatJaxpr:
-    """Dissolve the calls of a closed jaxpr: jit, custom derivatives, rematerialization. Loops stay equations."""
-    flat = FlatJaxpr()
+def flatten(closed: Any, around: Site | None = None, whole: frozenset[str] = frozenset()) -> FlatJaxpr:
+    """Dissolve the calls of a closed jaxpr: jit, custom derivatives, rematerialization. Loops stay equations.
+
+    Args:
+      closed: the jaxpr.
+      around: the place that calls it.
+      whole: names of primitives that stay equations too.
+    """
+    flat = FlatJaxpr(whole=whole)
     jaxpr, constants = _opened(closed)
     flat.inputs = tuple(flat.number() for _ in jaxpr.invars)
     flat.outputs = _spread(flat, jaxpr, constants, flat.inputs, around or Site("", "", "", 0))
@@ -81,7 +89,7 @@ def _spread(
     for eqn in jaxpr.eqns:
         reads = tuple(read(atom) for atom in eqn.invars)
         site = site_of(eqn, around)
-        inner = _called(eqn)
+        inner = _called(eqn) if eqn.primitive.name not in flat.whole else None
         if inner is not None:
             makes = _spread(flat, *_opened(inner), reads, site)
         else:

@@ -13,12 +13,14 @@ import numpy as np
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
 from jaxgrad.parity.batches import is_number, jax_batch
 from jaxgrad.parity.compiled import Target
+from jaxgrad.parity.custom_rules import find_wrong_rule
 from jaxgrad.parity.flat_jaxpr import FlatJaxpr, flatten, results
 from jaxgrad.parity.programs import JaxProgram, SplitParams
-from jaxgrad.parity.promote_jax import in_float64
+from jaxgrad.parity.promote_jax import in_float64, widened
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_jax import JaxRecorder
 from jaxgrad.pytrees import short
+from jaxgrad.report.values import Cause
 
 
 class JaxRun:
@@ -30,6 +32,7 @@ class JaxRun:
         self.wide = [shadows[p] if p in shadows else in_float64(a) for p, a in zip(split.paths, self.own, strict=True)]
         self.loss = self.wide_loss = 0.0
         self.loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
+        self._wide_loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
         self.moved: dict[str, np.ndarray] = {}
@@ -79,6 +82,7 @@ class JaxRun:
                 "compare: the JAX loss is not a function of params: none of its leaves is read. "
                 "Compute it from the params that are passed in, not from those around the function."
             )
+        self._wide_loss_jaxpr = None
         try:
             with jax.enable_x64(True):
                 wide = [jax.ShapeDtypeStruct(each.shape, jnp.float64) for each in self.wide]
@@ -87,6 +91,7 @@ class JaxRun:
                     for a in arrays
                 ]
                 better = jax.make_jaxpr(step(fixed))(wide, *inputs)
+                self._wide_loss_jaxpr = lambda: jax.make_jaxpr(loss_of(fixed))(wide, *inputs)
         except Exception:  # the program insists on its own precision; its literals are recovered one by one
             better = None
         return closed, better
@@ -178,6 +183,19 @@ class JaxRun:
                 return float("nan")
 
         return loss
+
+    def wrong_rule(self, given: Sequence[jax.Array], torch: Sequence[np.ndarray]) -> Cause | None:
+        """The custom derivative that is no derivative, if with the true one the gradients are torch's.
+
+        Args:
+          given: the batch as JAX holds it.
+          torch: torch's gradients, in float64.
+        """
+        if self._wide_loss_jaxpr is None:
+            return None
+        with jax.enable_x64(True):
+            inputs = [*(jnp.asarray(each) for each in self.wide), *(widened(each) for each in given)]
+            return find_wrong_rule(self._wide_loss_jaxpr(), inputs, len(self.wide), torch)
 
     def compiled_targets(self, closed: jex.ClosedJaxpr, given: Sequence[jax.Array]) -> list[Target]:
         """What is compiled of a step that was recorded, before it is updated: with its gradients, and the loss alone.
