@@ -13,6 +13,7 @@ from jaxgrad.errors import require
 from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
 from jaxgrad.parity.closed_over import check_closed_over
 from jaxgrad.parity.compiled import CompiledPrograms
+from jaxgrad.parity.compiled_update import UpdateTargets
 from jaxgrad.parity.dependence import check_dependence
 from jaxgrad.parity.flat_jaxpr import flatten
 from jaxgrad.parity.gradients import Side
@@ -121,6 +122,7 @@ class _Comparison:
         self._bags["torch"] = {bag(each) for each in torch_run.tables()}
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
         jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))
+        update_targets = UpdateTargets(self.jax_program, self.split)
         steps: list[StepOutcome] = []
         losses: list[tuple[float, float]] = []
         for number, (batch, arrays) in enumerate(zip(self.batches, self.arrays, strict=True), start=1):
@@ -171,6 +173,8 @@ class _Comparison:
             targets = []
             if self._compiled is not None and not outcome.wrong and not outcome.doubts:
                 targets = jax_run.compiled_targets(traced[0], given)
+                if self.jax_program.optimizer is not None:
+                    targets += update_targets.next(jax_run.own, jax_run.own_gradients, jax_run.loss)
             if not outcome.wrong and not outcome.doubts and self.torch_program.optimizer is not None:
                 name = type(self.torch_program.optimizer).__name__
                 read = jax_tape.above(jax_tape.loss)

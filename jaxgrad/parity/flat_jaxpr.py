@@ -82,8 +82,7 @@ def _spread(
         if not isinstance(atom, jex.Literal):
             return env[atom]
         number = flat.number()
-        weak = getattr(atom.aval, "weak_type", False)
-        flat.constants[number] = atom.val if weak else np.asarray(atom.val, atom.aval.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+        flat.constants[number] = np.asarray(atom.val, atom.aval.dtype)  # pyright: ignore[reportAttributeAccessIssue]
         return number
 
     for eqn in jaxpr.eqns:

@@ -7,11 +7,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
 from jaxgrad.parity import compiled, engine
-from jaxgrad.parity.flat_jaxpr import bind, count_equations, flatten, part_of, results, run
+from jaxgrad.parity.flat_jaxpr import bind, flatten, part_of, results, run
 from jaxgrad.parity.random_rounding import RandomRounding, spread
 
 pytestmark = pytest.mark.usefixtures("torch")
@@ -123,16 +124,13 @@ def test_the_fault_is_looked_for_inside_a_loop(torch, compiling_with):
 def test_only_the_loss_alone_may_be_wrong(programs, compiling_with):
     """Compiled without its gradients a loss is another program."""
 
-    class OnlyShort(Planted):
+    class WithoutGradients(Planted):
         def __call__(self, function, given, options):
-            whole = count_equations(jax.make_jaxpr(function)(*given)) > 24
-            return (
-                Planted("none", self.change)(function, given, options)
-                if whole
-                else super().__call__(function, given, options)
-            )
+            several = len(jax.make_jaxpr(function)(*given).out_avals) > 3  # the loss, and four gradients
+            planted = Planted("none" if several else self.primitive, self.change)
+            return planted(function, given, options)
 
-    compiling_with(OnlyShort("tanh", one_entry(1.01)))
+    compiling_with(WithoutGradients("tanh", lambda array: array * 1.01))
     report = compare(*programs, [(X, Y)])
     assert report.first.stage == "compiled", str(report)
     assert "the loss is off" in report.first.message
@@ -338,3 +336,27 @@ def test_a_flat_jaxpr_computes_what_the_nested_one_does():
         part = part_of(flat, range(start, len(flat.steps)))
         assert set(flat.outputs) <= set(part.outputs)
         assert results(part, [env[i] for i in part.inputs])[part.outputs.index(flat.outputs[0])] == env[flat.outputs[0]]
+
+
+# --- the update -------------------------------------------------------------------------------------------------------
+
+
+def _with_adam(torch, programs):
+    ours, theirs = programs
+    optimizer = torch.optim.Adam(ours.module.parameters(), 1e-2)
+    return TorchProgram(ours.module, ours.loss, optimizer), JaxProgram(theirs.params, theirs.loss, optax.adam(1e-2))
+
+
+def test_an_update_that_is_miscompiled_is_found(torch, programs, compiling_with):
+    compiling_with(Planted("sqrt", one_entry(1.01)))  # of which only Adam has one
+    report = compare(*_with_adam(torch, programs), [(X, Y)] * 2)
+    assert report.verdict is Verdict.DIFFERENT, str(report)
+    assert report.first.stage == "compiled"
+    assert "under jax.jit the new ['" in report.first.message
+    assert report.first.jax.op == "sqrt"
+
+
+def test_an_update_that_rounds_otherwise_is_right(torch, programs, compiling_with):
+    compiling_with(RoundsOtherwise(0))
+    report = compare(*_with_adam(torch, programs), [(X, Y)] * 2)
+    assert report.verdict is Verdict.ROUNDING, str(report)
