@@ -63,6 +63,21 @@ def test_json_and_html(port, capsys, tmp_path):
     assert "DIFFERENT" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize("option", [(), ("--compiled",), ("--no-compiled",)])
+def test_whether_the_compiled_program_is_judged(port, monkeypatch, option):
+    from jaxgrad.parity import engine
+
+    wanted = []
+    monkeypatch.setattr(engine, "CompiledPrograms", lambda compiled: wanted.append(compiled) or Judge())
+    assert main(["compare", port(PORT.replace("APPROXIMATE", "False")), *option]) == 0
+    assert wanted == {(): [None], ("--compiled",): [True], ("--no-compiled",): []}[option]
+
+
+class Judge:
+    def judge(self, step, target, torch, notes):
+        return []
+
+
 def test_a_file_that_is_not_there_or_defines_too_little_is_refused(port, capsys):
     assert main(["compare", "nowhere.py"]) == 2
     assert "nowhere.py: no such file. Pass a Python file that defines torch_program" in capsys.readouterr().err

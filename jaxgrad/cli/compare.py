@@ -45,6 +45,12 @@ def add_to(commands: Any, exit_codes: str) -> None:
     parser.add_argument("file", metavar="FILE.py", help="defines torch_program(), jax_program() and batches()")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--html", metavar="PATH", help="write the report as a page, too")
+    parser.add_argument(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="judge jax.jit of the JAX step too; by default where it takes seconds at most to compile",
+    )
     parser.set_defaults(run=run)
 
 
@@ -55,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         given = load(Path(options.file))
-        report = compare(given["torch_program"], given["jax_program"], given["batches"])
+        report = compare(given["torch_program"], given["jax_program"], given["batches"], compiled=options.compiled)
     except ProgramError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__, file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,13 @@ import numpy as np
 
 from jaxgrad.errors import require
 from jaxgrad.parity.align import same_value
+from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
+from jaxgrad.parity.closed_over import check_closed_over
+from jaxgrad.parity.compiled import CompiledPrograms
+from jaxgrad.parity.compiled_update import UpdateTargets
+from jaxgrad.parity.dependence import check_dependence
 from jaxgrad.parity.fingerprints import bag
+from jaxgrad.parity.flat_jaxpr import flatten
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome, judge_proof, judge_step
 from jaxgrad.parity.leaves import LeafMatch, match_programs
@@ -20,20 +26,11 @@ from jaxgrad.parity.programs import (
     JaxProgram,
     SplitParams,
     TorchProgram,
-    check_batches,
     check_programs,
-    jax_batch,
-    torch_batch,
 )
 from jaxgrad.parity.proof import At, prove
 from jaxgrad.parity.rounding import CONSTANTS, ROUNDINGS, Disturbance
-from jaxgrad.parity.surroundings import (
-    check_dependence,
-    check_frozen,
-    check_frozen_moved,
-    check_inputs,
-    check_statistics,
-)
+from jaxgrad.parity.surroundings import check_frozen, check_frozen_moved, check_inputs, check_statistics
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
@@ -47,7 +44,13 @@ Half, because Adam corrects what the same gradients have gathered to the same ag
 ROUNDED_CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
 
 
-def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Sequence[tuple[Any, ...]]) -> Report:
+def compare(
+    torch_program: TorchProgram,
+    jax_program: JaxProgram,
+    batches: Iterable[Sequence[Any]],
+    *,
+    compiled: bool | None = None,
+) -> Report:
     """Compare a torch training step with its JAX port: the same or not, and where they first part.
 
     Both programs run once more on each batch, operation by operation, each with a float64 shadow beside it. Values are
@@ -56,8 +59,12 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
     Args:
       torch_program: the original; given back as it was.
       jax_program: the port.
-      batches: one a step, each a tuple of arrays (NumPy, or what NumPy takes), spread as ``loss(params, *batch)``.
-        Without optimizers every batch meets the parameters that were given.
+      batches: one a step, each a tuple of arrays (NumPy, or what NumPy takes) and Python numbers, or of pytrees of
+        them, spread as ``loss(params, *batch)``. Of what is no list, such as a ``DataLoader`` or a generator, the first
+        three are taken. Torch gets integers as int64. Without optimizers every batch meets the parameters that were
+        given.
+      compiled: whether ``jax.jit`` of the JAX step is judged too, which may be wrong where the port is right: None
+        for where it takes a few seconds at most to compile, True for always, False for never.
 
     Returns:
       The ``Report``; ``print`` it.
@@ -71,8 +78,9 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
     from jaxgrad.parity.run_torch import kept
 
     split = check_programs(torch_program, jax_program)
-    arrays = check_batches(batches)
-    comparison = _Comparison(torch_program, jax_program, split, batches, arrays)
+    taken, notes = take_batches(batches)
+    arrays = check_batches(taken)
+    comparison = _Comparison(torch_program, jax_program, split, taken, arrays, compiled)
     with kept(torch_program):
         report, last = comparison.run(Disturbance())
     if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow:
@@ -85,7 +93,7 @@ def compare(torch_program: TorchProgram, jax_program: JaxProgram, batches: Seque
             report = replace(again, notes=(*again.notes, ROUNDED_CONSTANTS))
         elif last.lost & moved.found:
             report = again  # the first place was such a constant's, the fault is further on
-    return report
+    return replace(report, notes=(*notes, *report.notes))
 
 
 class _Comparison:
@@ -96,9 +104,11 @@ class _Comparison:
         split: SplitParams,
         batches: Sequence[tuple[Any, ...]],
         arrays: list[list[np.ndarray]],
+        compiled: bool | None,
     ):
         self.torch_program, self.jax_program, self.split = torch_program, jax_program, split
         self.batches, self.arrays = batches, arrays
+        self._compiled = None if compiled is False else CompiledPrograms(compiled)
         self.uncertain = False  # whether some constant may stand for another number than it holds
         self._given = {bag(np.asarray(each, np.float64)) for each in split.arrays}
         self._constants: set[tuple[int, int, int]] = set()
@@ -119,6 +129,7 @@ class _Comparison:
         theirs = {p: as_pairs(jnp.asarray(a)) for p, a in self.split.named()}
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
         jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))
+        update_targets = UpdateTargets(self.jax_program, self.split)
         steps: list[StepOutcome] = []
         losses: list[tuple[float, float]] = []
         for number, (batch, arrays) in enumerate(zip(self.batches, self.arrays, strict=True), start=1):
@@ -128,6 +139,7 @@ class _Comparison:
             self._constants = {bag(each) for each in constants(traced[0])}
             before = torch_run.buffers()
             tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
+            tensors = [name for name in names if name in tape.leaves]  # a Python number is none in torch
             jax_tape, uncertain = jax_run.forward_and_backward(
                 traced, given, arrays, names, set(frozen), disturbance, torch_run.recorder.known
             )
@@ -136,17 +148,38 @@ class _Comparison:
             # The layout of a parameter is that of the values it was given with.
             left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients)
             right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients)
-            outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, names))
+            outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, tensors))
+            outcome.notes += say_widened(batch, arrays, names)
             if outcome.unproven and number == 1 and not outcome.wrong and not outcome.doubts:
                 at = self._elsewhere(traced, batch, arrays, given, names, set(frozen), (ours, theirs))
                 judge_proof(number, prove(match, outcome.match, left, right, at), left, right, outcome)
             check_inputs(number, arrays, given, tape, names, outcome)
-            check_dependence(number, arrays, names, tape, jax_tape, outcome)
+            tried = torch_run.loss_on(batch), jax_run.loss_on(batch)
+            check_dependence(number, arrays, names, tape, jax_tape, tried, outcome)
+            if outcome.wrong and jax_run.loss_jaxpr is not None:
+                check_closed_over(
+                    number,
+                    tape,
+                    torch_run.closed_over(),
+                    flatten(jax_run.loss_jaxpr()),
+                    [*jax_run.own, *given],
+                    losses[-1],
+                    outcome,
+                )
+            first = next((i for i, each in enumerate(outcome.divergences) if each.stage == "gradient"), None)
+            if first is not None:
+                cause = jax_run.wrong_rule(given, list(torch_run.gradients.values()))
+                outcome.divergences[first] = replace(outcome.divergences[first], cause=cause)
             untrained = outcome.match.frozen, torch_run.frozen()
             if self.torch_program.optimizer is None:
                 check_frozen(number, *untrained, right, outcome)
             check_statistics(before, torch_run.buffers(), jax_tape, outcome)
             steps.append(outcome)
+            targets = []
+            if self._compiled is not None and not outcome.wrong and not outcome.doubts:
+                targets = jax_run.compiled_targets(traced[0], given)
+                if self.jax_program.optimizer is not None:
+                    targets += update_targets.next(jax_run.own, jax_run.own_gradients, jax_run.loss)
             if not outcome.wrong and not outcome.doubts and self.torch_program.optimizer is not None:
                 name = type(self.torch_program.optimizer).__name__
                 read = jax_tape.above(jax_tape.loss)
@@ -163,6 +196,10 @@ class _Comparison:
                     if outcome.wrong:
                         break
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
+            for target in targets:
+                if self._compiled is not None and not outcome.wrong:
+                    site = tape.ops[tape.values[tape.loss].op or 0].site
+                    outcome.divergences += self._compiled.judge(number, target, site, outcome.notes)
             if outcome.wrong or outcome.doubts:
                 break
         return as_report(steps, losses, torch_run.recorder.tape.framework), steps[-1]

@@ -23,7 +23,7 @@ _JAX = {
     "add": "add sub add_any",
     "move": """
         neg abs broadcast_in_dim slice dynamic_slice gather pad reduce_max reduce_min cummax cummin dynamic_update_slice
-        convert_element_type reduce_window_max rev split sort reduce_precision scan_slice scan_stack
+        convert_element_type reduce_window_max rev split sort reduce_precision scan_slice scan_stack pmax pmin
         concatenate max min clamp select_n
         """,
     "sum": "reduce_sum cumsum scatter-add scatter_add reduce_window_sum psum select_and_scatter_add",

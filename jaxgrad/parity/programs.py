@@ -52,15 +52,26 @@ class JaxProgram:
 
 
 class SplitParams:
-    """The arrays of a pytree apart from what else is in it (an activation function, a name)."""
+    """The parameters of a pytree apart from what else is in it: an activation function, a name, a count, a random key.
+
+    Attributes:
+      paths: of the parameters.
+      arrays: the parameters.
+      others: the arrays that are none, since no gradient reaches them: integers, booleans, random keys, by path.
+    """
 
     def __init__(self, params: Any):
         leaves, self._structure = jax.tree.flatten(params)
-        self._is_array = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in leaves]
+        self._is_array = [_is_array(leaf) and _inexact(leaf) for leaf in leaves]
         self._rest = [None if array else leaf for leaf, array in zip(leaves, self._is_array, strict=True)]
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         self.paths = [path for path, array in zip(paths, self._is_array, strict=True) if array]
         self.arrays = [leaf for leaf, array in zip(leaves, self._is_array, strict=True) if array]
+        self.others = {
+            path: leaf
+            for path, leaf, array in zip(paths, leaves, self._is_array, strict=True)
+            if not array and _is_array(leaf)
+        }
 
     def named(self) -> list[tuple[str, Any]]:
         """Each array with its path."""
@@ -71,6 +82,20 @@ class SplitParams:
         rest = iter(arrays)
         leaves = [next(rest) if array else kept for kept, array in zip(self._rest, self._is_array, strict=True)]
         return jax.tree.unflatten(self._structure, leaves)
+
+    def trainable(self, arrays: Sequence[Any]) -> Any:
+        """The pytree with other arrays in it, and ``None`` for what is no parameter: what an optimizer is given."""
+        rest = iter(arrays)
+        return jax.tree.unflatten(self._structure, [next(rest) if array else None for array in self._is_array])
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float))
+
+
+def _inexact(leaf: Any) -> bool:
+    dtype = jnp.result_type(leaf) if isinstance(leaf, float) else leaf.dtype
+    return not jnp.issubdtype(dtype, jax.dtypes.extended) and bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
@@ -118,9 +143,10 @@ def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
             "Convert each: jnp.asarray(tensor.detach().numpy())."
         )
     split = SplitParams(jax_program.params)
-    if not split.arrays:
+    whole = _whole_numbers(split, [p.numel() for p in parameters.values() if p.requires_grad])
+    if not split.arrays and not whole:
         raise InputError("compare: JaxProgram.params has no arrays, expected the parameters as a pytree of arrays.")
-    whole = {path: leaf for path, leaf in zip(split.paths, split.arrays, strict=True) if not _inexact(leaf)}
+    whole |= {path: leaf for path, leaf in zip(split.paths, split.arrays, strict=True) if not _inexact(leaf)}
     if whole:
         listed = ", ".join(f"params{path} is {short(leaf)}" for path, leaf in whole.items())
         raise InputTypeError(
@@ -141,8 +167,18 @@ def _whole_or_half(tensor: torch.Tensor) -> np.ndarray:
     return (tensor if tensor.is_complex() else tensor.float()).numpy()
 
 
-def _inexact(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+def _whole_numbers(split: SplitParams, sizes: Sequence[int]) -> dict[str, Any]:
+    """Integer arrays that stand where a parameter is wanted: torch has more of that size than JAX has floating ones.
+
+    Others (a count, a table of indices, a random key) are handed to the loss untouched.
+    """
+    floating = [int(np.size(leaf)) for leaf in split.arrays]
+    missing = {size for size in sizes if sizes.count(size) > floating.count(size)}
+    return {
+        path: leaf
+        for path, leaf in split.others.items()
+        if np.ndim(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended) and np.size(leaf) in missing
+    }
 
 
 def _check_optimizers(torch_program: TorchProgram, jax_program: JaxProgram) -> None:
@@ -181,52 +217,3 @@ def _check_torch_optimizer(program: TorchProgram) -> None:
             "compare: the torch optimizer holds none of the module's parameters (was it made for another copy?). "
             "Make it from this module's parameters()."
         )
-
-
-def check_batches(batches: Any) -> list[list[np.ndarray]]:
-    """The batches as NumPy arrays, each batch a list of leaves; refuses what is not arrays.
-
-    Raises:
-      InputError: no batch, an array that is not finite, an integer beyond 32 bits. InputTypeError: not arrays.
-    """
-    if not isinstance(batches, (list, tuple)) or not batches:
-        raise InputError("compare: batches is empty or not a list, expected a list of batches, one a step: [(x, y)].")
-    found = []
-    for number, batch in enumerate(batches):
-        if not isinstance(batch, (tuple, list)):
-            raise InputTypeError(
-                f"compare: batches[{number}] is a {type(batch).__name__}, expected a tuple that is spread as "
-                "loss(params, *batch). Pass [(x, y)], or [(x,)] for one array."
-            )
-        found.append(
-            [_as_array(f"batches[{number}]{path}", leaf) for path, leaf in leaves_by_path(tuple(batch)).items()]
-        )
-    return found
-
-
-def _as_array(name: str, leaf: Any) -> np.ndarray:
-    if type(leaf).__module__.split(".")[0] == "torch":
-        leaf = leaf.detach().cpu()
-        leaf = (leaf.float() if leaf.dtype.itemsize == 2 and leaf.is_floating_point() else leaf).numpy()
-    if not isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, float, complex)) or isinstance(leaf, bool):
-        raise InputTypeError(f"compare: {name} is a {type(leaf).__name__}, expected an array. Pass numpy arrays.")
-    array = np.array(leaf)
-    if array.dtype == object or array.dtype.kind not in "fciub":
-        raise InputTypeError(f"compare: {name} has dtype {array.dtype}, expected numbers. Pass floats or integers.")
-    if array.dtype.kind in "fc" and np.isnan(array).any():  # infinities may stand in a mask
-        raise InputError(f"compare: {name} holds NaN, which compares with nothing. Mend the data.")
-    if array.dtype.kind in "iu" and array.size and (abs(int(array.max())) >= 2**31 or abs(int(array.min())) > 2**31):
-        raise InputError(f"compare: {name} holds an integer beyond 32 bits, which JAX cuts off. Pass smaller ones.")
-    return array
-
-
-def torch_batch(batch: Sequence[Any], arrays: Sequence[np.ndarray], device: Any) -> tuple[Any, ...]:
-    """A batch with torch tensors for its leaves, copies of its own."""
-    import torch
-
-    return jax.tree.unflatten(jax.tree.structure(tuple(batch)), [torch.tensor(a).to(device) for a in arrays])
-
-
-def jax_batch(batch: Sequence[Any], arrays: Sequence[np.ndarray]) -> list[jax.Array]:
-    """The leaves of a batch as JAX arrays."""
-    return [jnp.asarray(array) for array in arrays]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,14 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
+from jaxgrad.parity.batches import is_number, jax_batch
+from jaxgrad.parity.compiled import Target
 from jaxgrad.parity.constants import KnownConstants
+from jaxgrad.parity.custom_rules import find_wrong_rule
+from jaxgrad.parity.flat_jaxpr import FlatJaxpr, flatten, results
 from jaxgrad.parity.pairs import as_pairs, conjugated, joined
 from jaxgrad.parity.programs import JaxProgram, SplitParams
-from jaxgrad.parity.promote_jax import in_float64, is_narrow
+from jaxgrad.parity.promote_jax import in_float64, is_narrow, widened
 from jaxgrad.parity.rounding import Disturbance
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_jax import JaxRecorder
 from jaxgrad.pytrees import short
+from jaxgrad.report.values import Cause
 
 
 class JaxRun:
@@ -34,7 +39,9 @@ class JaxRun:
         ]
         if moved:  # the program itself starts from the shadows, too
             self.own = [jnp.asarray(wide, own.dtype) for wide, own in zip(self.wide, self.own, strict=True)]
-        self.loss = 0.0
+        self.loss = self.wide_loss = 0.0
+        self.loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
+        self._wide_loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
         self._states: tuple[Any, Any] | None = None
@@ -48,34 +55,48 @@ class JaxRun:
           ProgramError: if the loss raises.
           InputError, InputTypeError: if it is not a scalar, or no function of the parameters.
         """
-        structure = jax.tree.structure(tuple(batch))
+        leaves, structure = jax.tree.flatten(tuple(batch))
 
-        def loss(leaves: list[Any], *flat: Any) -> Any:
-            value = self.program.loss(self.split.whole(leaves), *jax.tree.unflatten(structure, flat))
-            _check_loss(value)
-            return jnp.reshape(value, ())
+        def loss_of(fixed: dict[int, Any]) -> Callable[..., Any]:
+            def loss(params: list[Any], *flat: Any) -> Any:
+                given = [fixed.get(i, each) for i, each in enumerate(flat)]
+                value = self.program.loss(self.split.whole(params), *jax.tree.unflatten(structure, given))
+                _check_loss(value)
+                return jnp.reshape(value, ())
 
-        step = jax.value_and_grad(loss)
+            return loss
+
+        def step(fixed: dict[int, Any]) -> Callable[..., Any]:
+            return jax.value_and_grad(loss_of(fixed))
+
+        fixed: dict[int, Any] = {}
         try:
-            closed = jax.make_jaxpr(step)(self.own, *arrays)
+            try:
+                closed = jax.make_jaxpr(step(fixed))(self.own, *arrays)
+            except jax.errors.ConcretizationTypeError:  # a Python number that decides: static, as jax.jit would have it
+                fixed = {i: leaf for i, leaf in enumerate(leaves) if is_number(leaf)}
+                if not fixed:
+                    raise
+                closed = jax.make_jaxpr(step(fixed))(self.own, *arrays)
         except (InputError, InputTypeError):
             raise
         except Exception as error:
             raise ProgramError(f"compare: the JAX loss raised {type(error).__name__}: {error}") from error
+        own = list(self.own)
+        self.loss_jaxpr = lambda: jax.make_jaxpr(loss_of(fixed))(own, *arrays)
         used = _reached(closed.jaxpr, closed.jaxpr.outvars[0])
         if not any(var in used for var in closed.jaxpr.invars[: len(self.own)]):
             raise InputError(
                 "compare: the JAX loss is not a function of params: none of its leaves is read. "
                 "Compute it from the params that are passed in, not from those around the function."
             )
+        self._wide_loss_jaxpr = None
         try:
             with jax.enable_x64(True):
                 wide = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in self.wide]
-                inputs = [
-                    jax.ShapeDtypeStruct(a.shape, in_float64(a[:0] if a.ndim else a).dtype if is_narrow(a) else a.dtype)
-                    for a in arrays
-                ]
-                better = jax.make_jaxpr(step)(wide, *inputs)
+                inputs = [jax.ShapeDtypeStruct(a.shape, _wide_dtype(a), weak_type=a.aval.weak_type) for a in arrays]
+                better = jax.make_jaxpr(step(fixed))(wide, *inputs)
+                self._wide_loss_jaxpr = lambda: jax.make_jaxpr(loss_of(fixed))(wide, *inputs)
         except Exception:  # the program insists on its own precision; its literals are recovered one by one
             better = None
         return closed, better
@@ -110,13 +131,13 @@ class JaxRun:
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)
         ]
         leaves += [
-            (name, array, in_float64(wide) if _inexact(array) else None, _inexact(array))
+            (name, array, in_float64(wide) if _inexact(array) else None, _inexact(array) and not array.aval.weak_type)
             for name, array, wide in zip(names, arrays, exact, strict=True)
         ]
         loss, *grads = recorder.record(*traced, leaves)
         tape = recorder.tape
         tape.loss = loss.index
-        self.loss = float(loss.own)
+        self.loss, self.wide_loss = float(loss.own), float(loss.shadows[0])
         for path, cell in zip(self.split.paths, grads, strict=True):
             tape.gradients[path] = cell.index
             self.gradients[path] = self._slopes(cell.shadows[0])
@@ -150,13 +171,13 @@ class JaxRun:
         optimizer = self.program.optimizer
         assert optimizer is not None
         if self._states is None:
-            own = optimizer.init(self.split.whole(self.own))
+            own = optimizer.init(self.split.trainable(self.own))
             with jax.enable_x64(True):
-                wide = optimizer.init(self.split.whole([jnp.asarray(each) for each in self.wide]))
+                wide = optimizer.init(self.split.trainable([jnp.asarray(each) for each in self.wide]))
             self._states = own, wide
 
         def step(arrays: Sequence[Any], grads: Sequence[Any], state: Any, loss: Any) -> tuple[list[Any], Any]:
-            params, slopes = self.split.whole(arrays), self.split.whole(grads)
+            params, slopes = self.split.trainable(arrays), self.split.trainable(grads)
             extra = {"value": loss, "grad": slopes}
             updates, state = optax.with_extra_args_support(optimizer).update(slopes, state, params, **extra)
             return SplitParams(optax.apply_updates(params, updates)).arrays, state
@@ -173,6 +194,53 @@ class JaxRun:
             self.wide = [np.asarray(each) for each in made]
         self._states = own, wide
 
+    def loss_on(self, batch: Sequence[Any]) -> Callable[[Sequence[np.ndarray]], float]:
+        """The loss of other leaves in the place of a batch's, in its own precision; NaN where it raises."""
+        assert self.loss_jaxpr is not None
+        traced = self.loss_jaxpr
+        flat: list[FlatJaxpr] = []
+
+        def loss(arrays: Sequence[np.ndarray]) -> float:
+            if not flat:
+                flat.append(flatten(traced()))
+            try:
+                return float(results(flat[0], [*self.own, *jax_batch(batch, arrays)])[0])
+            except Exception:
+                return float("nan")
+
+        return loss
+
+    def wrong_rule(self, given: Sequence[jax.Array], torch: Sequence[np.ndarray]) -> Cause | None:
+        """The custom derivative that is no derivative, if with the true one the gradients are torch's.
+
+        Args:
+          given: the batch as JAX holds it.
+          torch: torch's gradients, in float64.
+        """
+        if self._wide_loss_jaxpr is None:
+            return None
+        with jax.enable_x64(True):
+            inputs = [*(jnp.asarray(each) for each in self.wide), *(widened(each) for each in given)]
+            return find_wrong_rule(self._wide_loss_jaxpr(), inputs, len(self.wide), torch)
+
+    def compiled_targets(self, closed: jex.ClosedJaxpr, given: Sequence[jax.Array]) -> list[Target]:
+        """What is compiled of a step that was recorded, before it is updated: with its gradients, and the loss alone.
+
+        Args:
+          closed: the jaxpr of loss and gradients.
+          given: the batch as JAX holds it.
+        """
+        inputs, paths = [*self.own, *given], self.split.paths
+        loss = np.asarray(self.loss), np.asarray(self.wide_loss)
+        names = ["the loss", *(f"the gradient of {path}" for path in paths)]
+        own = [loss[0], *(self._gradient(path, self.own_gradients[path]) for path in paths)]
+        shadows = [loss[1], *(self._gradient(path, self.gradients[path]) for path in paths)]
+        assert self.loss_jaxpr is not None
+        return [
+            Target("loss and gradients", closed, inputs, names, own, shadows),
+            Target("loss", self.loss_jaxpr(), inputs, names[:1], own[:1], shadows[:1]),
+        ]
+
 
 def constants(closed: Any) -> Iterator[np.ndarray]:
     """The floating tables that a jaxpr closes over, also inside; of complex ones both parts."""
@@ -185,6 +253,13 @@ def constants(closed: Any) -> Iterator[np.ndarray]:
             for inner in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
                 if hasattr(inner, "eqns"):
                     yield from constants(inner)
+
+
+def _wide_dtype(array: Any) -> Any:
+    """The dtype that an array has in the trace in float64."""
+    if not is_narrow(array):
+        return array.dtype
+    return np.complex128 if jnp.iscomplexobj(array) else np.float64
 
 
 def _inexact(array: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from jaxgrad.errors import InputError, ProgramError
+from jaxgrad.parity.batches import torch_batch
 from jaxgrad.parity.pairs import as_pairs, joined
 from jaxgrad.parity.programs import TorchProgram
 from jaxgrad.parity.rounding import Disturbance
@@ -121,8 +122,10 @@ class TorchRun:
         leaves: dict[str, tuple[torch.Tensor, bool]] = {name: (p, True) for name, p in self.parameters.items()}
         leaves |= {name: (p, False) for name, p in self._fixed.items()}
         leaves |= {f"buffer {name}": (b, False) for name, b in self.program.module.named_buffers()}
-        tensors = jax.tree.leaves(batch)
-        leaves |= {name: (t, t.is_floating_point() or t.is_complex()) for name, t in zip(names, tensors, strict=True)}
+        given = zip(names, jax.tree.leaves(batch), strict=True)  # a Python number is none of the leaves
+        leaves |= {
+            name: (t, t.is_floating_point() or t.is_complex()) for name, t in given if isinstance(t, torch.Tensor)
+        }
         self.recorder.begin(leaves)
         with self.recorder.recording("forward"):
             try:
@@ -151,6 +154,22 @@ class TorchRun:
                 self.own_gradients[name] = (own.float() if own.element_size() == 2 else own).numpy()
         return tape
 
+    def loss_on(self, batch: Sequence[Any]) -> Callable[[Sequence[np.ndarray]], float]:
+        """The loss of other leaves in the place of a batch's, in its own precision; NaN where it raises.
+
+        What the program draws at random is the same each time.
+        """
+
+        def loss(arrays: Sequence[np.ndarray]) -> float:
+            with kept(TorchProgram(self.program.module, self.program.loss)):
+                torch.manual_seed(0)
+                try:
+                    return float(self.program.loss(self.program.module, *torch_batch(batch, arrays, self.device)))
+                except Exception:
+                    return float("nan")
+
+        return loss
+
     def update(self, part: float = 1.0) -> None:
         """Step the optimizer, on the gradients times a power of two, and then the scheduler."""
         assert self.program.optimizer is not None
@@ -178,6 +197,11 @@ class TorchRun:
         """The floating and complex buffers as they are now."""
         named = self.program.module.named_buffers()
         return {n: _real64(b) for n, b in named if b.is_floating_point() or b.is_complex()}
+
+    def closed_over(self) -> dict[int, np.ndarray]:
+        """The tables that the program was not given, such as data that the loss closes over, by their place."""
+        found = {i: each for i, each in self.recorder.closed_over.items() if not each.is_complex()}
+        return {i: (each.double() if each.is_floating_point() else each).cpu().numpy() for i, each in found.items()}
 
     def values(self) -> dict[str, np.ndarray]:
         """The parameters as they are now, in float64; complex ones as pairs."""

@@ -40,7 +40,8 @@ _SAME = {
     "reshard",
     "rev",
 }
-# Among devices there are; of a group of one, the only one's input is the result.
+# Among devices there are; of a group of one, the only one's input is the result. Under ``vmap`` JAX has made most of
+# them reductions, gathers and transpositions before they are seen here; of psum, pmax, pmin the axes are positions.
 _COLLECTIVES = {
     "all_gather",
     "all_gather_invariant",
@@ -159,7 +160,10 @@ class JaxRecorder:
             return self._solve(eqn, twin, inputs, site)
         if name == "shard_map" and _one_device(params):
             return self._run(*inner("jaxpr"), inputs, site)
-        if name in _COLLECTIVES:  # only a shard_map of one device is entered
+        if name in _COLLECTIVES:
+            if positions := _mapped_axes(params):  # under vmap: the group lies along an axis of the array
+                return self._apply(eqn.replace(params=params | {"axes": positions}), inputs, site)
+            # Of a shard_map only one of one device is entered.
             return [_reshaped(cell, var.aval.shape) for cell, var in zip(inputs, eqn.outvars, strict=True)]
         if name == "axis_index":
             return [self._constant(np.zeros((), eqn.outvars[0].aval.dtype), None)]
@@ -394,6 +398,11 @@ def _reshaped(cell: _Cell, shape: tuple[int, ...]) -> _Cell:
 
 def _one_device(params: Any) -> bool:
     return getattr(params.get("mesh"), "size", 0) == 1
+
+
+def _mapped_axes(params: Any) -> tuple[int, ...]:
+    """Of the axes of a collective, those that ``vmap`` has turned into axes of the array; the others are named."""
+    return tuple(axis for axis in params.get("axes", ()) if isinstance(axis, int))
 
 
 def _last_reads(jaxpr: Any) -> dict[int, list[Any]]:

@@ -84,6 +84,7 @@ class TorchRecorder(TorchDispatchMode):
         self._forward_sites: dict[int, Site] = {}
         self.uncertain = False
         self.known = KnownConstants()
+        self.closed_over: dict[int, torch.Tensor] = {}
         self._disturbance = disturbance
         self._worlds = range(1 + len(disturbance.seeds))
         self._given, self._shared = given, shared
@@ -99,6 +100,7 @@ class TorchRecorder(TorchDispatchMode):
         self.tape = Tape(framework=f"torch {torch.__version__}")
         self._forward_sites = {}
         self._inside = []
+        self.closed_over = {}
         for store in self._stores.values():
             store.views, store.owners = {}, []
         for name, (tensor, live) in leaves.items():
@@ -291,6 +293,8 @@ class TorchRecorder(TorchDispatchMode):
                     self.tape.add_op(Op(op.name, owners, (value.index,), op.site, op.stage))
             else:
                 value.leaf = store.leaf or leaf or "constant"
+                if value.leaf == "constant" and tensor.numel() > 1:
+                    self.closed_over[value.index] = tensor.detach()
                 store.owners = [(value.index, key)]
         return self.tape.values[store.views[key]]
 

@@ -67,7 +67,8 @@ class Divergence:
     Attributes:
       step: counted from 1.
       stage: ``"input"``, ``"params"``, ``"forward"`` (inside the torch module's call), ``"loss"`` (after it, up to the
-        scalar), ``"gradient"``, ``"update"`` or ``"learning_rate"``.
+        scalar), ``"gradient"``, ``"update"``, ``"learning_rate"`` or ``"compiled"`` (right operation by operation, and
+        not as ``jax.jit`` compiles it).
       torch: where in the torch program.
       jax: where in the JAX program; None where it has nothing there.
       error: how far apart the two are, relative to the larger, in float64.
