@@ -72,6 +72,11 @@ class SplitParams:
         leaves = [next(rest) if array else kept for kept, array in zip(self._rest, self._is_array, strict=True)]
         return jax.tree.unflatten(self._structure, leaves)
 
+    def arrays_only(self, arrays: Sequence[Any]) -> Any:
+        """The pytree with other arrays in it, and None for what is no array: what an optimizer is given."""
+        rest = iter(arrays)
+        return jax.tree.unflatten(self._structure, [next(rest) if array else None for array in self._is_array])
+
 
 def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
     """Refuse programs that cannot be compared; returns JAX's parameters, taken apart."""
