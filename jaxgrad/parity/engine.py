@@ -35,12 +35,6 @@ from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
 
-AGAIN = ", in a second update, with half the gradients"
-"""After one batch both optimizers step once more: momentum, decays of averages and schedules show from then on.
-
-Half, because Adam corrects what the same gradients have gathered to the same again, whatever its decays are.
-"""
-
 ROUNDED_CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
 
 
@@ -115,9 +109,9 @@ class _Comparison:
 
     def run(self, disturbance: Disturbance) -> tuple[Report, StepOutcome]:
         """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
-        from jaxgrad.parity.optimizer_step import judge_update
         from jaxgrad.parity.run_jax import JaxRun, constants
         from jaxgrad.parity.run_torch import TorchRun
+        from jaxgrad.parity.updates import Updates
 
         torch_run = TorchRun(
             self.torch_program,
@@ -130,6 +124,7 @@ class _Comparison:
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
         jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))
         update_targets = UpdateTargets(self.jax_program, self.split)
+        updates = Updates(torch_run, jax_run) if self.torch_program.optimizer is not None else None
         steps: list[StepOutcome] = []
         losses: list[tuple[float, float]] = []
         for number, (batch, arrays) in enumerate(zip(self.batches, self.arrays, strict=True), start=1):
@@ -179,22 +174,16 @@ class _Comparison:
             if self._compiled is not None and not outcome.wrong and not outcome.doubts:
                 targets = jax_run.compiled_targets(traced[0], given)
                 if self.jax_program.optimizer is not None:
-                    targets += update_targets.next(jax_run.own, jax_run.own_gradients, jax_run.loss)
-            if not outcome.wrong and not outcome.doubts and self.torch_program.optimizer is not None:
-                name = type(self.torch_program.optimizer).__name__
+                    slopes = {path: jax_run.gradient(path, each) for path, each in jax_run.own_gradients.items()}
+                    targets += update_targets.next(jax_run.own, slopes, jax_run.loss)
+            if not outcome.wrong and not outcome.doubts and updates is not None:
                 read = jax_tape.above(jax_tape.loss)
                 unread = {path for path in self.split.paths if jax_tape.leaves[path] not in read}
-                for said in ("", AGAIN) if len(self.batches) == 1 else ("",):
-                    torch_run.update(0.5 if said else 1.0)
-                    jax_run.update(0.5 if said else 1.0)
-                    after = torch_run.shadows(), jax_run.shadows()
-                    moved_paths = {path for path in after[1] if not np.array_equal(after[1][path], theirs[path])}
-                    check_frozen_moved(number, *untrained, moved_paths, outcome)
-                    parted = judge_update(number, outcome.match, (ours, theirs), after, name, unread)
-                    conjugate = f". {CONJUGATE}" if any(map(jnp.iscomplexobj, self.split.arrays)) else ""
-                    outcome.divergences += [replace(each, message=each.message + said + conjugate) for each in parted]
-                    if outcome.wrong:
-                        break
+                made = updates.judge(number, outcome.match, left, right, unread, again=len(self.batches) == 1)
+                check_frozen_moved(number, *untrained, made.moved, outcome)
+                conjugate = f". {CONJUGATE}" if any(map(jnp.iscomplexobj, self.split.arrays)) else ""
+                outcome.divergences += [replace(each, message=each.message + conjugate) for each in made.divergences]
+                outcome.same_bits &= made.same_bits
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
             for target in targets:
                 if self._compiled is not None and not outcome.wrong:

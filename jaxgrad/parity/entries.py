@@ -118,9 +118,15 @@ class EntryMap:
         """As ``apart``, for how far entries were moved: a sum moves by what its addends move together."""
         if not self.added:
             return self.apart(torch, torch_moves, jax, jax_moves)
-        ours = np.bincount(self.ours, _flat(torch_moves, self.torch), self.labels)
-        theirs = np.bincount(self.theirs, _flat(jax_moves, self.jax), self.labels)
-        return float(np.abs(ours - theirs).max(initial=0.0))
+        return float(np.abs(self.torch_totals(torch_moves) - self.jax_totals(jax_moves)).max(initial=0.0))
+
+    def torch_totals(self, torch: Leaves) -> np.ndarray:
+        """Torch's entries of each label added up, ``[labels]``."""
+        return np.bincount(self.ours, _flat(torch, self.torch), self.labels)
+
+    def jax_totals(self, jax: Leaves) -> np.ndarray:
+        """JAX's entries of each label added up, ``[labels]``."""
+        return np.bincount(self.theirs, _flat(jax, self.jax), self.labels)
 
 
 class _Row(NamedTuple):

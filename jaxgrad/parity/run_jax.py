@@ -27,14 +27,14 @@ from jaxgrad.report.values import Cause
 
 
 class JaxRun:
-    """The steps of one JAX program: its own parameters and optimizer state, and those of the float64 shadow."""
+    """The steps of one JAX program: its own parameters, and those of the float64 shadow."""
 
     def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray], *, moved: bool = False):
         self.program, self.split = program, split
         self.own = [jnp.asarray(array) for array in split.arrays]
         self._complex = {p for p, a in zip(split.paths, self.own, strict=True) if jnp.iscomplexobj(a)}
         self.wide = [
-            self._as_given(p, shadows[p]) if p in shadows else in_float64(a)
+            self.as_given(p, shadows[p]) if p in shadows else in_float64(a)
             for p, a in zip(split.paths, self.own, strict=True)
         ]
         if moved:  # the program itself starts from the shadows, too
@@ -44,7 +44,6 @@ class JaxRun:
         self._wide_loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
-        self._states: tuple[Any, Any] | None = None
 
     def trace(
         self, batch: Sequence[Any], arrays: Sequence[jax.Array]
@@ -145,7 +144,7 @@ class JaxRun:
             self.own_gradients[path] = self._slopes(own.astype(np.float32) if own.dtype.itemsize == 2 else own)
         return tape, recorder.uncertain
 
-    def _as_given(self, path: str, pairs: np.ndarray) -> np.ndarray:
+    def as_given(self, path: str, pairs: np.ndarray) -> np.ndarray:
         """A leaf as JAX has it, from what the comparison holds of it: complex numbers for pairs of real ones."""
         return joined(pairs) if path in self._complex else pairs
 
@@ -156,43 +155,13 @@ class JaxRun:
         pairs = as_pairs(array).astype(np.float64 if np.asarray(array).dtype == np.complex128 else np.float32)
         return pairs if self.program.optimizer is None else conjugated(pairs)
 
-    def _gradient(self, path: str, slopes: np.ndarray) -> np.ndarray:
+    def gradient(self, path: str, slopes: np.ndarray) -> np.ndarray:
         """What ``jax.grad`` gave, from ``_slopes`` of it."""
         return joined(conjugated(slopes)) if path in self._complex else slopes
 
     def shadows(self) -> dict[str, np.ndarray]:
         """The parameters in float64, as their shadows are now; complex ones as pairs."""
         return {path: as_pairs(each) for path, each in zip(self.split.paths, self.wide, strict=True)}
-
-    def update(self, part: float = 1.0) -> None:
-        """Update parameters and optimizer state on the gradients times a power of two, in both precisions."""
-        import optax
-
-        optimizer = self.program.optimizer
-        assert optimizer is not None
-        if self._states is None:
-            own = optimizer.init(self.split.trainable(self.own))
-            with jax.enable_x64(True):
-                wide = optimizer.init(self.split.trainable([jnp.asarray(each) for each in self.wide]))
-            self._states = own, wide
-
-        def step(arrays: Sequence[Any], grads: Sequence[Any], state: Any, loss: Any) -> tuple[list[Any], Any]:
-            params, slopes = self.split.trainable(arrays), self.split.trainable(grads)
-            extra = {"value": loss, "grad": slopes}
-            updates, state = optax.with_extra_args_support(optimizer).update(slopes, state, params, **extra)
-            return SplitParams(optax.apply_updates(params, updates)).arrays, state
-
-        paths = self.split.paths
-        grads = [
-            part * jnp.asarray(self._gradient(p, self.own_gradients[p]), own.dtype)
-            for p, own in zip(paths, self.own, strict=True)
-        ]
-        self.own, own = step(self.own, grads, self._states[0], self.loss)
-        with jax.enable_x64(True):
-            grads = [part * jnp.asarray(self._gradient(p, self.gradients[p])) for p in paths]
-            made, wide = step([jnp.asarray(each) for each in self.wide], grads, self._states[1], self.loss)
-            self.wide = [np.asarray(each) for each in made]
-        self._states = own, wide
 
     def loss_on(self, batch: Sequence[Any]) -> Callable[[Sequence[np.ndarray]], float]:
         """The loss of other leaves in the place of a batch's, in its own precision; NaN where it raises."""
@@ -233,8 +202,8 @@ class JaxRun:
         inputs, paths = [*self.own, *given], self.split.paths
         loss = np.asarray(self.loss), np.asarray(self.wide_loss)
         names = ["the loss", *(f"the gradient of {path}" for path in paths)]
-        own = [loss[0], *(self._gradient(path, self.own_gradients[path]) for path in paths)]
-        shadows = [loss[1], *(self._gradient(path, self.gradients[path]) for path in paths)]
+        own = [loss[0], *(self.gradient(path, self.own_gradients[path]) for path in paths)]
+        shadows = [loss[1], *(self.gradient(path, self.gradients[path]) for path in paths)]
         assert self.loss_jaxpr is not None
         return [
             Target("loss and gradients", closed, inputs, names, own, shadows),

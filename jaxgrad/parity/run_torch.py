@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from jaxgrad.parity.programs import TorchProgram
 from jaxgrad.parity.rounding import Disturbance
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_torch import TorchRecorder
+from jaxgrad.parity.update_torch import rates_of, update
 
 _INDEPENDENT = (
     "compare: the torch loss does not depend on the module's parameters{}. "
@@ -34,6 +35,8 @@ def kept(program: TorchProgram) -> Iterator[None]:
         for each in module.modules()
         for table in (vars(each), each._parameters, each._buffers, each._modules)
     ]
+    # What an optimizer or a scheduler keeps beside its state: a count, gradients gathered so far.
+    slots += [(vars(each), dict(vars(each))) for each in (optimizer, program.scheduler) if hasattr(each, "__dict__")]
     tensors = [*module.parameters(), *module.buffers()]
     values = [(each, each.detach().clone()) for each in tensors]
     grads = [(each, each.grad, None if each.grad is None else each.grad.clone()) for each in module.parameters()]
@@ -150,8 +153,7 @@ class TorchRun:
             tape.gradients[name] = None if parameter.grad is None else self.recorder.index_of(parameter.grad)
             if parameter.grad is not None:
                 self.gradients[name] = as_pairs(self.recorder.shadow_of(parameter.grad))
-                own = _real(parameter.grad.detach().cpu())
-                self.own_gradients[name] = (own.float() if own.element_size() == 2 else own).numpy()
+                self.own_gradients[name] = _own(parameter.grad)
         return tape
 
     def loss_on(self, batch: Sequence[Any]) -> Callable[[Sequence[np.ndarray]], float]:
@@ -170,24 +172,73 @@ class TorchRun:
 
         return loss
 
-    def update(self, part: float = 1.0) -> None:
-        """Step the optimizer, on the gradients times a power of two, and then the scheduler."""
-        assert self.program.optimizer is not None
+    def scale_gradients(self, part: float) -> None:
+        """Multiply the gradients by a power of two, or by its negative."""
         with self.recorder.recording("update"):
-            if part != 1:
-                for parameter in self.program.module.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(part)
-            self.program.optimizer.step()
-        scheduler = self.program.scheduler
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            scheduler.step(self.loss)
-        elif scheduler is not None:
-            scheduler.step()
+            for parameter in self.program.module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(part)
+
+    def update(self) -> None:
+        """Step the optimizer, and then the scheduler; see ``update_torch.update``."""
+        update(self.program, self.recorder, self.loss)
+
+    def restart(self, kept: Iterable[str] = ()) -> None:
+        """Let the shadows go on from what the program's own parameters are now, and some of what it keeps beside."""
+        tensors = self._kept()
+        for tensor in (*self.parameters.values(), *(tensors[name] for name in kept)):
+            if bool(torch.isfinite(tensor).all()):
+                self.recorder.set_shadow(tensor, tensor.detach())
+
+    def slopes(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The gradients as they are now: the program's own, and their shadows; zeros where there is none."""
+        own, wide = {}, {}
+        for name, p in self.parameters.items():
+            grad = p.grad if p.grad is not None else torch.zeros_like(p)
+            own[name] = _own(grad)
+            wide[name] = np.zeros(own[name].shape) if p.grad is None else self._wide(p.grad)
+        return own, wide
+
+    def own(self) -> dict[str, np.ndarray]:
+        """The parameters as the program has them; two-byte numbers as float32."""
+        return {name: _own(p) for name, p in self.parameters.items()}
 
     def shadows(self) -> dict[str, np.ndarray]:
         """The parameters in float64, as their shadows are now; complex ones as pairs."""
-        return {name: as_pairs(self.recorder.shadow_of(p)) for name, p in self.parameters.items()}
+        return {name: self._wide(p) for name, p in self.parameters.items()}
+
+    def _wide(self, tensor: torch.Tensor) -> np.ndarray:
+        return np.array(as_pairs(self.recorder.shadow_of(tensor)))
+
+    def kept_shadows(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What torch keeps beside its parameters, floating buffers and frozen parameters: its own, and the shadows."""
+        tensors = self._kept()
+        return (
+            {name: _own(each) for name, each in tensors.items()},
+            {name: self._wide(each) for name, each in tensors.items()},
+        )
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        return self._fixed | {n: b for n, b in self.program.module.named_buffers() if b.is_floating_point()}
+
+    def state(self) -> dict[str, dict[str, np.ndarray]]:
+        """The floating tensors of the optimizer's state, of each parameter by their names, as float64 shadows."""
+        optimizer = self.program.optimizer
+        assert optimizer is not None
+        return {
+            name: {
+                key: self._wide(each)
+                for key, each in optimizer.state.get(p, {}).items()
+                if isinstance(each, torch.Tensor) and each.is_floating_point()
+            }
+            for name, p in self.parameters.items()
+        }
+
+    def rates(self) -> dict[str, tuple[int, float]]:
+        """The group of each parameter and its learning rate, as it is now, where the optimizer has one."""
+        assert self.program.optimizer is not None
+        rates = rates_of(self.program.optimizer)
+        return {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
 
     def frozen(self) -> dict[str, np.ndarray]:
         """The parameters that require no gradient."""
@@ -228,3 +279,9 @@ class TorchRun:
             )
         if loss.grad_fn is None:
             raise InputError(_INDEPENDENT.format(" (it has no grad_fn)"))
+
+
+def _own(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as NumPy has it: two-byte numbers as float32, complex ones as pairs."""
+    own = _real(tensor.detach().cpu())
+    return (own.float() if own.element_size() == 2 else own).numpy().copy()

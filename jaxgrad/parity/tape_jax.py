@@ -108,7 +108,7 @@ class JaxRecorder:
                 self.tape.values[cell.index].live = live
                 self.tape.leaves[name] = cell.index
                 given.append(cell)
-            better = better if better is not None and _same_structure(closed.jaxpr, better.jaxpr) else None
+            better = better if better is not None and same_structure(closed.jaxpr, better.jaxpr) else None
             cells = self._run(closed, better, given, _NOWHERE)
             self._settle()
         return cells
@@ -437,7 +437,7 @@ def _real(array: Any) -> np.ndarray:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
-def _same_structure(a: Any, b: Any) -> bool:
+def same_structure(a: Any, b: Any) -> bool:
     """Whether two jaxprs have the same primitives in the same order, also inside."""
     if len(a.eqns) != len(b.eqns) or len(a.outvars) != len(b.outvars):
         return False
@@ -445,7 +445,7 @@ def _same_structure(a: Any, b: Any) -> bool:
         if ours.primitive is not theirs.primitive or len(ours.invars) != len(theirs.invars):
             return False
         for one, other in zip(_inner(ours), _inner(theirs), strict=False):
-            if not _same_structure(one, other):
+            if not same_structure(one, other):
                 return False
     return True
 

@@ -8,9 +8,11 @@ that autograd saves need no rule: what aliases in the program aliases in the sha
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from os import sep
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -85,6 +87,7 @@ class TorchRecorder(TorchDispatchMode):
         self.uncertain = False
         self.known = KnownConstants()
         self.closed_over: dict[int, torch.Tensor] = {}
+        self.numbers: set[float] = set()
         self._disturbance = disturbance
         self._worlds = range(1 + len(disturbance.seeds))
         self._given, self._shared = given, shared
@@ -110,7 +113,10 @@ class TorchRecorder(TorchDispatchMode):
 
     @contextmanager
     def recording(self, phase: str) -> Iterator[None]:
-        """Record what runs inside; ``phase`` is ``"forward"``, ``"backward"`` or ``"update"``."""
+        """Record what runs inside; ``phase`` is ``"forward"``, ``"backward"`` or ``"update"``.
+
+        What an update is made of is gathered in ``numbers``: every Python float that an operation is given.
+        """
         self._phase = phase
         hooks = []
         for module in self._modules:
@@ -126,6 +132,13 @@ class TorchRecorder(TorchDispatchMode):
     def index_of(self, tensor: torch.Tensor) -> int:
         """The value that a tensor holds now."""
         return self._value_of(tensor).index
+
+    def set_shadow(self, tensor: torch.Tensor, shadow: float | torch.Tensor) -> None:
+        """Say what a tensor stands for: a number before it was rounded, or the tensor itself from now on."""
+        with torch.no_grad():
+            for world in self._worlds:
+                own = self._shadow(tensor, world)
+                own.copy_(torch.as_tensor(shadow, dtype=own.dtype))
 
     def shadow_of(self, tensor: torch.Tensor) -> np.ndarray:
         """The float64 shadow of a tensor; valid until the tensor is written again."""
@@ -149,9 +162,17 @@ class TorchRecorder(TorchDispatchMode):
             inputs = [self._value_of(tensor).index for tensor in read]
             shadow_args = [self._widened(args, kwargs, world) for world in self._worlds]
         made = func(*args, **kwargs)  # in the program's own grad mode, which some kernels ask for
+        if self._phase == "update" and func is torch.ops.aten._local_scalar_dense.default:
+            return self._read_out(made, shadow_args[0][0][0])
         with torch.no_grad():
             self._record(func, args, kwargs, shadow_args, read, inputs, made)
         return made
+
+    def _read_out(self, number: Any, shadow: torch.Tensor) -> Any:
+        """What ``item()`` gives an optimizer: the shadow's number, so that what Python makes of it is not rounded."""
+        if not isinstance(number, float) or not math.isfinite(number) or not bool(torch.isfinite(shadow).all()):
+            return number
+        return float(shadow)
 
     # --- one operation ------------------------------------------------------------------------------------------------
 
@@ -390,6 +411,8 @@ class TorchRecorder(TorchDispatchMode):
                 return self._shadow(each, world)
             if isinstance(each, float):
                 self.known.add_scalar(each)
+                if self._phase == "update":
+                    self.numbers.add(each)
             return _WIDE.get(each, each) if isinstance(each, torch.dtype) else each
 
         return tree_map(widen, args), tree_map(widen, kwargs)
@@ -407,7 +430,7 @@ class TorchRecorder(TorchDispatchMode):
             node = torch._C._current_autograd_node()
             made = self._forward_sites.get(node._sequence_nr()) if node is not None else None
             return (Site(name, made.module, made.file, made.line) if made else Site(name, "", "", 0)), "gradient"
-        return Site(name, "", *_user_line(sys._getframe(1))), "update"
+        return Site(name, "", *_line_in_update(sys._getframe(1))), "update"
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
@@ -528,6 +551,21 @@ def _precision(dtype: torch.dtype) -> int:
 
 def _precision_of(name: str) -> int:
     return _precision(getattr(torch, name))
+
+
+def _line_in_update(frame: FrameType | None) -> tuple[str, int]:
+    """The innermost line of the optimizer or hook that is running: the user's own, if it is; else torch's."""
+    ours, torchs = str(Path(__file__).parent), ("", 0)
+    while frame is not None and frame.f_code.co_filename.startswith(ours):
+        frame = frame.f_back
+    while frame is not None and not frame.f_code.co_filename.startswith(ours):
+        file, line = frame.f_code.co_filename, frame.f_lineno
+        if not file.startswith(_HIDDEN) and not file.startswith("<frozen"):
+            return file, line
+        if not torchs[0] and f"{sep}optim{sep}" in file and not file.endswith(f"{sep}optimizer.py"):
+            torchs = file, line
+        frame = frame.f_back
+    return torchs
 
 
 def _user_line(frame: FrameType | None) -> tuple[str, int]:

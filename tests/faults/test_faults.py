@@ -81,7 +81,7 @@ FAULTS = [
     Fault("autoencoder", "decoder adds the data's mean", "loss", HERE, "x.mean(0, keepdims=True)"),
     Fault("autoencoder", "untied", "params", ("encoder",)),
     Fault("autoencoder_trained", "untied", "params", ("encoder",)),
-    Fault("autoencoder_trained", "learning rate", "update", ("", "encoder")),
+    Fault("autoencoder_trained", "learning rate", "learning_rate", ("", "encoder")),
     # losses
     Fault("binary cross entropy", "sum over classes", "loss", HERE),
     Fault("huber", "delta", "loss", HERE),
