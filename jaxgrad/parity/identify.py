@@ -113,15 +113,14 @@ def _pair(name: str, path: str, torch: Side, jax: Side) -> Group:
     """Two leaves with one gradient; where the values do not show the layout, the gradients do."""
     known = torch.laid_out(name, jax, path)
     slopes = torch.slopes(name), jax.slopes(path)
-    if len(known) == 1 or not slopes[0].any():
-        return Group((name,), (path,))
     apart = [farthest_in_order(slopes[0], axes, slopes[1]) for axes in known]
     if known and min(apart) <= max(torch.distance(name), jax.distance(path)):
-        places = np.arange(slopes[0].size).reshape(slopes[0].shape)
         axes = known[int(np.argmin(apart))]
+        if axes == known[0]:
+            return Group((name,), (path,))
+        places = np.arange(slopes[0].size).reshape(slopes[0].shape)
         theirs = places.transpose(axes) if axes is not None else places
-        entries = EntryMap((name,), (path,), np.arange(places.size), theirs.ravel())
-        return Group((name,), (path,), "same", entries)
+        return Group((name,), (path,), "same", EntryMap((name,), (path,), places.ravel(), theirs.ravel()))
     labels = np.empty((2, slopes[0].size), np.int64)
     for side, (each, values) in enumerate(zip(slopes, (torch.values[name], jax.values[path]), strict=True)):
         labels[side, np.lexsort((each.ravel(), values.ravel()))] = np.arange(each.size)

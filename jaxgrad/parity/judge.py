@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from jaxgrad.parity.align import Alignment, align, coverage, judged
+from jaxgrad.parity.crossed import crossed
 from jaxgrad.parity.divergence import Parting, part, site_in
 from jaxgrad.parity.folded import folded
 from jaxgrad.parity.gradients import Side
@@ -174,6 +175,9 @@ def _judge_leaves(step: int, gradients: GradientMatch, torch: Side, jax: Side, f
         theirs = _leaf_site(jax.tape, path, "") if path is not None else None
         error = error if math.isfinite(error) else 1.0
         found.divergences.append(Divergence(step, "params", site, theirs, error, None, message))
+    for name, path, message in crossed(match, torch, jax):
+        site = _leaf_site(torch.tape, name, name.rpartition(".")[0])
+        found.divergences.append(Divergence(step, "params", site, _leaf_site(jax.tape, path, ""), 1.0, None, message))
     for path in left:
         message = f"JAX's {path} has no counterpart among torch's parameters"
         found.divergences.append(
