@@ -51,7 +51,7 @@ def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment
 def _given_alike(torch: Tape, jax: Tape, alignment: Alignment) -> bool:
     """Whether both sides start from one dtype; float64 in between is then torch's habit (``float_power``)."""
     return all(
-        ("float64" == torch.values[i].dtype) == ("float64" == jax.values[j].dtype)
+        (torch.values[i].dtype == "float64") == (jax.values[j].dtype == "float64")
         for i in torch.leaves.values()
         for j in alignment.partners.get(i, ())
         if torch.values[i].live
