@@ -25,7 +25,6 @@ SWEEP = Path(__file__).parents[1] / "support" / "operator_sweep.py"
 KNOWN = {
     "fft.": "complex constants are neither recovered nor moved",
     "matrix_exp": "its order depends on the dtype: the float64 trace has another structure",
-    "linalg.matrix_power": "the zeroth power of a matrix does not depend on it, and torch's loss reads it all the same",
     "nn.functional.pdist": "constants are moved that are exact on both sides, and the tenth power amplifies that",
 }
 
