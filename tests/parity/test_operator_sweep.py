@@ -23,7 +23,6 @@ SWEEP = Path(__file__).parents[1] / "support" / "operator_sweep.py"
 
 # Of these the engine is known to say something else than the truth; see the reason beside each.
 KNOWN = {
-    "fft.": "complex constants are neither recovered nor moved",
     "matrix_exp": "its order depends on the dtype: the float64 trace has another structure",
     "nn.functional.pdist": "constants are moved that are exact on both sides, and the tenth power amplifies that",
 }
