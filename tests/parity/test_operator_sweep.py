@@ -55,10 +55,10 @@ def test_verdicts_on_operators(capfd):
         found = [each for n in range(SHARES) for each in _swept("--share", f"{n}/{SHARES}")]
     else:
         share = f"{int(ASKED) % SHARES}/{SHARES}"
-        few = ("--samples", "1", "--mutants", "1", "--seed", ASKED, "--seconds", "40")
+        few = ("--samples", "1", "--mutants", "1", "--seed", ASKED, "--seconds", "25")
         found = _swept("--share", share, *few)
     told = _told(found)
     with capfd.disabled():
         print(f"\n{told}")
-    assert len([each for each in found if "right" in each]) > 5, found
+    assert len([each for each in found if "right" in each]) > 1, found
     assert "\n" not in told, told
