@@ -30,7 +30,7 @@ _DECIDES = set(
 def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment) -> list[Divergence]:
     """The first value that one side computes far less accurately than the other; at most one."""
     dtypes = torch.values[torch.loss].dtype, jax.values[jax.loss].dtype
-    if "float64" in dtypes and dtypes[0] != dtypes[1]:
+    if "float64" in dtypes and dtypes[0] != dtypes[1] and not _given_alike(torch, jax, alignment):
         return _other_dtype(step, torch, jax, alignment)
     tipped = {id(tape): _tipped(tape) for tape in (torch, jax)}
     for op in torch.ops:
@@ -46,6 +46,16 @@ def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment
             if all(worse):  # none of the values that it may be is as accurate
                 return [_told(step, op, str(worse[0]), ours, candidates[0], jax)]
     return []
+
+
+def _given_alike(torch: Tape, jax: Tape, alignment: Alignment) -> bool:
+    """Whether both sides start from one dtype; float64 in between is then torch's habit (``float_power``)."""
+    return all(
+        (torch.values[i].dtype == "float64") == (jax.values[j].dtype == "float64")
+        for i in torch.leaves.values()
+        for j in alignment.partners.get(i, ())
+        if torch.values[i].live
+    )
 
 
 def _other_dtype(step: int, torch: Tape, jax: Tape, alignment: Alignment) -> list[Divergence]:
@@ -77,8 +87,9 @@ def _less_precise(ours: Value, theirs: Value) -> str | None:
     """Which side is far less accurate in its own precision, if one is."""
     a, b = ours.summary, theirs.summary
     largest = _largest(ours)
-    if largest <= 1e-6 * max(a.scale, b.scale) or ours.dtype == theirs.dtype == "float64":
-        return None
+    both = [each.dtype == "float64" for each in (ours, theirs)]
+    if all(both) or (not any(both) and largest <= 1e-6 * max(a.scale, b.scale)):
+        return None  # what two float32 sums leave of their terms is noise; float64 on one side has it right
     if max(a.noise, b.noise) > 1e-6 * largest:  # matched too loosely to tell
         return None
     floor = 4 * unit("float32", largest)

@@ -23,9 +23,7 @@ SWEEP = Path(__file__).parents[1] / "support" / "operator_sweep.py"
 
 # Of these the engine is known to say something else than the truth; see the reason beside each.
 KNOWN = {
-    "fft.": "complex constants are neither recovered nor moved",
     "matrix_exp": "its order depends on the dtype: the float64 trace has another structure",
-    "linalg.matrix_power": "the zeroth power of a matrix does not depend on it, and torch's loss reads it all the same",
     "nn.functional.pdist": "constants are moved that are exact on both sides, and the tenth power amplifies that",
 }
 
@@ -57,10 +55,10 @@ def test_verdicts_on_operators(capfd):
         found = [each for n in range(SHARES) for each in _swept("--share", f"{n}/{SHARES}")]
     else:
         share = f"{int(ASKED) % SHARES}/{SHARES}"
-        few = ("--samples", "1", "--mutants", "1", "--seed", ASKED, "--seconds", "40")
+        few = ("--samples", "1", "--mutants", "1", "--seed", ASKED, "--seconds", "25")
         found = _swept("--share", share, *few)
     told = _told(found)
     with capfd.disabled():
         print(f"\n{told}")
-    assert len([each for each in found if "right" in each]) > 5, found
+    assert len([each for each in found if "right" in each]) > 1, found
     assert "\n" not in told, told

@@ -62,6 +62,12 @@ def _pinv(x, *args, **kwargs):
     return x.mT @ la.inv(x @ x.mT) if x.shape[-2] <= x.shape[-1] else la.inv(x.mT @ x) @ x.mT
 
 
+def _matrix_power(x, n):
+    if n == 0:  # depends on nothing, though torch's graph reads its argument
+        raise NotImplementedError
+    return la.matrix_power(x, n)
+
+
 def _logdet(x):
     sign, logarithm = la.slogdet(x)
     return jnp.where(sign > 0, logarithm, jnp.nan)
@@ -110,7 +116,7 @@ TWINS = {
     "linalg.diagonal": lambda x, offset=0, dim1=-2, dim2=-1: jnp.diagonal(x, offset, dim1, dim2),
     "linalg.eigvalsh": _eigenvalues,
     "linalg.inv": la.inv,
-    "linalg.matrix_power": la.matrix_power,
+    "linalg.matrix_power": _matrix_power,
     "linalg.multi_dot": lambda matrices: la.multi_dot(matrices),
     "linalg.pinv": _pinv,
     "linalg.slogdet": lambda x: tuple(la.slogdet(x)),

@@ -26,7 +26,8 @@ def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 
 def _rms_norm(x, normalized_shape, weight=None, eps=None):
-    eps = jnp.finfo(jnp.float32).eps if eps is None else eps
+    if eps is None:  # torch's depends on the dtype
+        raise NotImplementedError
     axes = tuple(range(-len(normalized_shape), 0))
     return _affine(x / jnp.sqrt((x * x).mean(axes, keepdims=True) + eps), weight, None)
 
