@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from jaxgrad.parity.fingerprints import agree
-from jaxgrad.parity.rounding import shadow_distance
+from jaxgrad.parity.rounding import ALIKE, LEEWAY, MOST_NOISE, shadow_distance
 from jaxgrad.parity.tape import Tape, Value
 
 
@@ -30,46 +30,55 @@ def judged(value: Value) -> bool:
     return value.live and value.summary.fingerprint is not None and value.size > 0
 
 
+def _reach(value: Value) -> float:
+    """How far from a value another one may be that is the same; noise beyond use is not taken for leeway."""
+    found = value.summary.fingerprint
+    assert found is not None
+    return shadow_distance(found.largest, min(value.summary.noise, MOST_NOISE / LEEWAY * found.largest))
+
+
 def same_value(a: Value, b: Value) -> bool:
     """Whether two values have the same entries in some order, as far as float64 can tell."""
-    first, second = a.summary, b.summary
-    if first.fingerprint is None or second.fingerprint is None:
-        return False
-    distance = shadow_distance(max(first.scale, second.scale), max(first.noise, second.noise))
-    return agree(first.fingerprint, second.fingerprint, distance)
+    first, second = a.summary.fingerprint, b.summary.fingerprint
+    return first is not None and second is not None and agree(first, second, max(_reach(a), _reach(b)))
 
 
 class _Index:
-    """JAX's values by size and by the size of a typical entry."""
+    """JAX's values by size and by the size of a typical entry; those that may be far from it apart from the others."""
 
     def __init__(self, tape: Tape):
-        self._rows: dict[int, list[tuple[float, int]]] = {}
+        self._rows: dict[tuple[int, bool], list[tuple[float, int]]] = {}
         self._widest: dict[int, float] = {}
         for value in tape.values:
             if judged(value):
-                summary = value.summary
-                assert summary.fingerprint is not None
-                self._rows.setdefault(value.size, []).append((summary.fingerprint.root_mean_square, value.index))
-                widest = self._widest.get(value.size, 0.0)
-                self._widest[value.size] = max(widest, shadow_distance(min(summary.scale, 1e30), summary.noise))
+                found = value.summary.fingerprint
+                assert found is not None
+                reach = _reach(value)
+                noisy = reach > 2 * ALIKE * found.largest
+                self._rows.setdefault((value.size, noisy), []).append((found.root_mean_square, value.index))
+                if noisy:
+                    self._widest[value.size] = max(self._widest.get(value.size, 0.0), reach)
         for rows in self._rows.values():
             rows.sort()
+        self._sizes = {size for size, _ in self._rows}
         self._tape = tape
 
     def like(self, value: Value) -> Iterable[Value]:
         """The values that may have the same entries, those of the same size first, in the order they were made."""
-        sizes = [size for size in self._rows if not max(size, value.size) % min(size, value.size)]
+        sizes = [size for size in self._sizes if not max(size, value.size) % min(size, value.size)]
         for size in sorted(sizes, key=lambda size: (size != value.size, size)):
-            yield from self._of_size(size, value)
+            near = [*self._near(size, False, value), *self._near(size, True, value)]
+            yield from (self._tape.values[index] for _, index in sorted(near, key=lambda row: row[1]))
 
-    def _of_size(self, size: int, value: Value) -> Iterable[Value]:
-        summary = value.summary
-        rows = self._rows[size]
-        assert summary.fingerprint is not None
-        key = summary.fingerprint.root_mean_square
-        reach = shadow_distance(summary.scale, summary.noise) + self._widest[size] + 1e-12 * key
-        first, last = bisect_left(rows, (key - reach, -1)), bisect_right(rows, (key + reach, 1 << 60))
-        return (self._tape.values[index] for _, index in sorted(rows[first:last], key=lambda row: row[1]))
+    def _near(self, size: int, noisy: bool, value: Value) -> list[tuple[float, int]]:
+        """Entries that move by at most a distance move their root mean square by no more than that."""
+        rows = self._rows.get((size, noisy), [])
+        found = value.summary.fingerprint
+        assert found is not None
+        reach = max(_reach(value), 2 * ALIKE * found.largest, self._widest.get(size, 0.0) if noisy else 0.0)
+        reach += 1e-12 * found.root_mean_square
+        key = found.root_mean_square
+        return rows[bisect_left(rows, (key - reach, -1)) : bisect_right(rows, (key + reach, 1 << 60))]
 
 
 def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alignment:

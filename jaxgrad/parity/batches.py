@@ -83,13 +83,13 @@ def _as_array(name: str, leaf: Any) -> np.ndarray:
         leaf = (leaf.float() if leaf.dtype.itemsize == 2 and leaf.is_floating_point() else leaf).numpy()
     if is_key(leaf):
         return np.asarray(jax.random.key_data(leaf))
-    if not isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, float)):
+    if not isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, float, complex)):
         how = f"Pass dict({name})" if isinstance(leaf, Mapping) else "Pass numpy arrays"
         raise InputTypeError(f"compare: {name} is a {type(leaf).__name__}, expected an array. {how}.")
     array = np.array(leaf)
-    if array.dtype == object or array.dtype.kind not in "fiub":
+    if array.dtype == object or array.dtype.kind not in "fciub":
         raise InputTypeError(f"compare: {name} has dtype {array.dtype}, expected numbers. Pass floats or integers.")
-    if array.dtype.kind == "f" and np.isnan(array).any():  # infinities may stand in a mask
+    if array.dtype.kind in "fc" and np.isnan(array).any():  # infinities may stand in a mask
         raise InputError(f"compare: {name} holds NaN, which compares with nothing. Mend the data.")
     top = 2**32 if array.dtype.kind == "u" else 2**31
     if array.dtype.kind in "iu" and array.size and (int(array.max()) >= top or int(array.min()) < -(2**31)):
@@ -99,7 +99,7 @@ def _as_array(name: str, leaf: Any) -> np.ndarray:
 
 def is_number(leaf: Any) -> bool:
     """Whether a leaf is a Python number: torch gets it as it is, JAX as a scalar of weak type, as ``jax.jit`` does."""
-    return type(leaf) in (bool, int, float)
+    return type(leaf) in (bool, int, float, complex)
 
 
 def is_key(leaf: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,28 +10,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import require
+from jaxgrad.parity.align import same_value
 from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
 from jaxgrad.parity.closed_over import check_closed_over
 from jaxgrad.parity.compiled import CompiledPrograms
 from jaxgrad.parity.compiled_update import UpdateTargets
 from jaxgrad.parity.dependence import check_dependence
+from jaxgrad.parity.fingerprints import bag
 from jaxgrad.parity.flat_jaxpr import flatten
 from jaxgrad.parity.gradients import Side
-from jaxgrad.parity.judge import StepOutcome, judge_step
-from jaxgrad.parity.leaves import LeafMatch, bag, match_programs
+from jaxgrad.parity.judge import StepOutcome, judge_proof, judge_step
+from jaxgrad.parity.leaves import LeafMatch, match_programs
+from jaxgrad.parity.pairs import CONJUGATE, as_pairs
 from jaxgrad.parity.programs import (
     JaxProgram,
     SplitParams,
     TorchProgram,
     check_programs,
 )
-from jaxgrad.parity.surroundings import check_frozen, check_inputs, check_statistics
+from jaxgrad.parity.proof import At, prove
+from jaxgrad.parity.rounding import CONSTANTS, ROUNDINGS, Disturbance
+from jaxgrad.parity.surroundings import (
+    check_frozen,
+    check_frozen_moved,
+    check_inputs,
+    check_statistics,
+)
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
-
-ROUNDED = 2.0**-22
-"""A difference below it may come from a constant that float32 holds rounded, by half a unit of 2**-23, and a factor."""
 
 AGAIN = ", in a second update, with half the gradients"
 """After one batch both optimizers step once more: momentum, decays of averages and schedules show from then on.
@@ -39,7 +46,7 @@ AGAIN = ", in a second update, with half the gradients"
 Half, because Adam corrects what the same gradients have gathered to the same again, whatever its decays are.
 """
 
-CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
+ROUNDED_CONSTANTS = "the two agree within the rounding of their constants to float32, and no closer"
 
 
 def compare(
@@ -80,12 +87,15 @@ def compare(
     arrays = check_batches(taken)
     comparison = _Comparison(torch_program, jax_program, split, taken, arrays, compiled)
     with kept(torch_program):
-        report, last = comparison.run(perturb=None)
-    if report.verdict is Verdict.DIFFERENT and comparison.may_be_noise:
+        report, last = comparison.run(Disturbance())
+    if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow:
+        with kept(torch_program):  # what float64 itself cannot tell
+            report, last = comparison.run(ROUNDINGS)
+    if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow and comparison.uncertain:
         with kept(torch_program):  # constants that were already rounded: how much do they explain?
-            again, moved = comparison.run(perturb=0)
+            again, moved = comparison.run(CONSTANTS)
         if again.verdict is not report.verdict:
-            report = replace(again, notes=(*again.notes, CONSTANTS))
+            report = replace(again, notes=(*again.notes, ROUNDED_CONSTANTS))
         elif last.lost & moved.found:
             report = again  # the first place was such a constant's, the fault is further on
     return replace(report, notes=(*notes, *report.notes))
@@ -103,23 +113,25 @@ class _Comparison:
     ):
         self.torch_program, self.jax_program, self.split = torch_program, jax_program, split
         self.batches, self.arrays = batches, arrays
-        self.may_be_noise = False
+        self.uncertain = False  # whether some constant may stand for another number than it holds
+        self._given = {bag(np.asarray(each, np.float64)) for each in split.arrays}
+        self._constants: set[tuple[int, int, int]] = set()
         self._compiled = None if compiled is False else CompiledPrograms(compiled)
-        # The tables that each side closes over: those that both have are exact.
-        self._bags: dict[str, set[tuple[int, int, int]]] = {"torch": set(), "jax": set()}
 
-    def run(self, perturb: int | None) -> tuple[Report, StepOutcome]:
+    def run(self, disturbance: Disturbance) -> tuple[Report, StepOutcome]:
         """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
         from jaxgrad.parity.optimizer_step import judge_update
-        from jaxgrad.parity.promote_jax import in_float64
-        from jaxgrad.parity.run_jax import JaxRun
+        from jaxgrad.parity.run_jax import JaxRun, constants
         from jaxgrad.parity.run_torch import TorchRun
 
-        torch_run = TorchRun(self.torch_program, None, self._known("jax"))
-        moved_run = TorchRun(self.torch_program, perturb, self._known("jax")) if perturb is not None else None
+        torch_run = TorchRun(
+            self.torch_program,
+            disturbance,
+            given=lambda array: bag(array) in self._given,
+            shared=lambda array: array.size > 1 and bag(array) in self._constants,
+        )
         ours = torch_run.values()
-        theirs = {p: in_float64(jnp.asarray(a)) for p, a in self.split.named()}
-        self._bags["torch"] = {bag(each) for each in torch_run.tables()}
+        theirs = {p: as_pairs(jnp.asarray(a)) for p, a in self.split.named()}
         match, frozen = match_programs(ours, theirs, torch_run.buffers() | torch_run.frozen())
         jax_run = JaxRun(self.jax_program, self.split, theirs | match.sums(ours, theirs))
         update_targets = UpdateTargets(self.jax_program, self.split)
@@ -129,27 +141,23 @@ class _Comparison:
             names = [f"batch[{i}]" for i in range(len(arrays))]
             given = jax_batch(batch, arrays)
             traced = jax_run.trace(batch, given)
-            self._bags["jax"] = {bag(each) for each in jax_run.constants(traced[0])}
-            moved: dict[str, np.ndarray] = {}
-            moved_tape = None
-            if moved_run is not None and number == 1:
-                moved_tape, moved = self._moved(moved_run, batch, arrays, names)
+            self._constants = {bag(each) for each in constants(traced[0])}
             before = torch_run.buffers()
             tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
-            if moved_tape is not None:
-                tape.add_noise(moved_tape)
             tensors = [name for name in names if name in tape.leaves]  # a Python number is none in torch
             jax_tape, uncertain = jax_run.forward_and_backward(
-                traced, given, arrays, names, set(frozen), perturb, self._known("torch")
+                traced, given, arrays, names, set(frozen), disturbance, torch_run.recorder.known
             )
+            self.uncertain |= uncertain or torch_run.recorder.uncertain
             losses.append((torch_run.loss, jax_run.loss))
             # The layout of a parameter is that of the values it was given with.
-            left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients, moved)
-            right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients, jax_run.moved)
+            left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients)
+            right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients)
             outcome = judge_step(number, match, left, right, losses[-1], _leaf_partners(match, tape, jax_tape, tensors))
             outcome.notes += say_widened(batch, arrays, names)
-            near = min(outcome.error, *(each.error for each in outcome.divergences), 1.0)
-            self.may_be_noise |= outcome.wrong and (near < ROUNDED or uncertain or torch_run.recorder.uncertain)
+            if outcome.unproven and number == 1 and not outcome.wrong and not outcome.doubts:
+                at = self._elsewhere(traced, batch, arrays, given, names, set(frozen), (ours, theirs))
+                judge_proof(number, prove(match, outcome.match, left, right, at), left, right, outcome)
             check_inputs(number, arrays, given, tape, names, outcome)
             tried = torch_run.loss_on(batch), jax_run.loss_on(batch)
             check_dependence(number, arrays, names, tape, jax_tape, tried, outcome)
@@ -167,14 +175,16 @@ class _Comparison:
             if first is not None:
                 cause = jax_run.wrong_rule(given, list(torch_run.gradients.values()))
                 outcome.divergences[first] = replace(outcome.divergences[first], cause=cause)
-            check_frozen(number, frozen, right, self.torch_program.optimizer is not None, outcome)
+            untrained = outcome.match.frozen, torch_run.frozen()
+            if self.torch_program.optimizer is None:
+                check_frozen(number, *untrained, right, outcome)
             check_statistics(before, torch_run.buffers(), jax_tape, outcome)
             steps.append(outcome)
             targets = []
             if self._compiled is not None and not outcome.wrong and not outcome.doubts:
                 targets = jax_run.compiled_targets(traced[0], given)
                 if self.jax_program.optimizer is not None:
-                    targets += update_targets.next(jax_run.own, jax_run.own_gradients, jax_run.loss)
+                    targets += update_targets.next(jax_run.own, [own for own, _ in jax_run.raw_gradients], jax_run.loss)
             if not outcome.wrong and not outcome.doubts and self.torch_program.optimizer is not None:
                 name = type(self.torch_program.optimizer).__name__
                 read = jax_tape.above(jax_tape.loss)
@@ -182,10 +192,13 @@ class _Comparison:
                 for said in ("", AGAIN) if len(self.batches) == 1 else ("",):
                     torch_run.update(0.5 if said else 1.0)
                     jax_run.update(0.5 if said else 1.0)
-                    after = torch_run.shadows(), dict(zip(self.split.paths, jax_run.wide, strict=True))
-                    parted = judge_update(number, match, (ours, theirs), after, name, unread)
-                    outcome.divergences += [replace(each, message=each.message + said) for each in parted]
-                    if parted:
+                    after = torch_run.shadows(), jax_run.shadows()
+                    moved_paths = {path for path in after[1] if not np.array_equal(after[1][path], theirs[path])}
+                    check_frozen_moved(number, *untrained, moved_paths, outcome)
+                    parted = judge_update(number, outcome.match, (ours, theirs), after, name, unread)
+                    conjugate = f". {CONJUGATE}" if any(map(jnp.iscomplexobj, self.split.arrays)) else ""
+                    outcome.divergences += [replace(each, message=each.message + said + conjugate) for each in parted]
+                    if outcome.wrong:
                         break
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
             for target in targets:
@@ -196,17 +209,39 @@ class _Comparison:
                 break
         return as_report(steps, losses, torch_run.recorder.tape.framework), steps[-1]
 
-    def _known(self, side: str) -> Callable[[np.ndarray], bool]:
-        """Whether a table of constants is the same, entry for entry, on a side."""
-        return lambda array: array.size > 1 and bag(array) in self._bags[side]
+    def _elsewhere(
+        self,
+        traced: Any,
+        batch: Any,
+        arrays: Any,
+        given: Any,
+        names: list[str],
+        fixed: set[str],
+        values: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    ) -> At:
+        """What runs the first step once more with other numbers in torch, carried to JAX by a match."""
+        from jaxgrad.parity.run_jax import JaxRun
+        from jaxgrad.parity.run_torch import TorchRun, kept
 
-    def _moved(self, run: Any, batch: Any, arrays: Any, names: list[str]) -> tuple[Tape, dict[str, np.ndarray]]:
-        """The first step of torch once more, with everything moved a little."""
-        from jaxgrad.parity.run_torch import kept
+        ours, theirs = values
 
-        with kept(self.torch_program):
-            tape = run.forward_and_backward(torch_batch(batch, arrays, run.device), names)
-        return tape, run.gradients
+        def at(other: dict[str, np.ndarray], match: LeafMatch) -> tuple[Side, Side, bool] | None:
+            with kept(self.torch_program):
+                run = TorchRun(self.torch_program, ROUNDINGS)
+                run.set(other)
+                there = run.values()
+                tape = run.forward_and_backward(torch_batch(batch, arrays, run.device), names)
+            left = Side(tape, there, run.gradients, {})
+            carried = theirs | match.carried(there, ours, theirs)
+            jax_run = JaxRun(self.jax_program, self.split, carried, moved=True)
+            known = run.recorder.known
+            other_tape, _ = jax_run.forward_and_backward(traced, given, arrays, names, fixed, ROUNDINGS, known)
+            if not (np.isfinite(run.loss) and np.isfinite(jax_run.loss)):
+                return None
+            right = Side(other_tape, carried, jax_run.gradients, {})
+            return left, right, same_value(tape.values[tape.loss], other_tape.values[other_tape.loss])
+
+        return at
 
 
 def _leaf_partners(match: LeafMatch, torch: Tape, jax: Tape, names: list[str]) -> dict[int, tuple[int, ...]]:

@@ -7,45 +7,89 @@ leaves of their own: entry by entry each holds a number that the other side hold
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 Leaves = Mapping[str, np.ndarray]
-SAMPLE = 8
-"""So many entries of a leaf are looked up to see whether it has to do with another: float32 numbers meet by chance."""
+
+SHARED = 1 / 64
+"""Leaves that share so much of the smaller one have to do with each other: stacks of up to so many layers do."""
+
+CHANCE = 0.3 * 2.0**-23
+"""By chance an entry is among n others with n times this, in float32, for normal and uniform weights (the density of
+numbers at x times the ulp of x, at most 0.25 * 2**-23, with some room). Leaves that meet by chance share a group only:
+their entries are found there as well."""
+
+SAMPLE = 256
+"""So many entries of a leaf are looked up to see whether it has to do with another."""
 
 
 @dataclass(frozen=True)
 class EntryMap:
-    """For each entry of some JAX leaves, laid end to end, the torch entries, laid end to end likewise.
+    """Which entries of some torch leaves, laid end to end, and of some JAX leaves belong together.
+
+    Entries with one label hold one quantity: one entry on each side; or one entry on the one side that is the sum of
+    several on the other.
 
     Attributes:
       torch: the names of the leaves, in this order.
       jax: the paths, in this order.
-      first: ``[n]``, the place of the torch entry; where a sum is held, of its first addend.
-      second: ``[n]``, the place of the second addend; -1 where there is none.
+      ours: the label of each torch entry, ``[n]``; labels count from 0.
+      theirs: the label of each JAX entry, ``[m]``.
     """
 
     torch: tuple[str, ...]
     jax: tuple[str, ...]
-    first: np.ndarray
-    second: np.ndarray
+    ours: np.ndarray
+    theirs: np.ndarray
+
+    @property
+    def labels(self) -> int:
+        """How many quantities there are."""
+        return 1 + int(max(self.ours.max(initial=-1), self.theirs.max(initial=-1)))
 
     @property
     def added(self) -> bool:
         """Whether some entry is a sum."""
-        return bool((self.second >= 0).any())
+        return not self.ours.size == self.theirs.size == self.labels
 
     def sums(self, torch: Leaves, jax: Leaves) -> dict[str, np.ndarray]:
-        """The JAX leaves in float64, where they hold sums."""
-        if not self.added:
-            return {}
+        """The JAX leaves in float64, where they hold sums: in float32 those are already rounded."""
+        return self.carried(torch, jax) if self.added else {}
+
+    def carried(self, torch: Leaves, jax: Leaves, *, gradients: bool = False) -> dict[str, np.ndarray]:
+        """Torch's arrays as JAX's leaves hold them.
+
+        Args:
+          torch: values or gradients, float64, by name.
+          jax: JAX's leaves: their shapes; and of parts whose sum torch holds, how they are apart, which stays.
+          gradients: that of a sum is the gradient of each addend, while values are added up.
+
+        Returns:
+          By path, float64.
+        """
         ours = _flat(torch, self.torch)
-        whole = ours[self.first] + np.where(self.second >= 0, ours[self.second], 0.0)
-        ends = np.cumsum([jax[path].size for path in self.jax])[:-1]
-        return {path: part.reshape(jax[path].shape) for path, part in zip(self.jax, np.split(whole, ends), strict=True)}
+        if not self.added:
+            found = np.empty(ours.size)
+            found[self.ours] = ours
+            whole = found[self.theirs]
+        else:
+            total = np.bincount(self.ours, ours, self.labels)
+            if gradients:
+                whole = (total / np.maximum(np.bincount(self.ours, minlength=self.labels), 1))[self.theirs]
+            else:
+                given = _flat(jax, self.jax)
+                parts = np.bincount(self.theirs, minlength=self.labels)
+                lacking = total - np.bincount(self.theirs, given, self.labels)
+                whole = np.where(
+                    parts[self.theirs] == 1, total[self.theirs], given + (lacking / np.maximum(parts, 1))[self.theirs]
+                )
+                held = np.bincount(self.ours, minlength=self.labels) > 0
+                whole = np.where(held[self.theirs], whole, given)  # what torch does not have stays as it is
+        return _cut(whole, jax, self.jax)
 
     def apart(self, torch: Leaves, torch_slopes: Leaves, jax: Leaves, jax_slopes: Leaves) -> float:
         """The largest distance between the gradients of entries that belong together.
@@ -54,42 +98,70 @@ class EntryMap:
           torch: the parameters.
           torch_slopes: their gradients.
           jax: the parameters of the other side.
-          jax_slopes: their gradients; that of a sum is the gradient of each addend.
+          jax_slopes: their gradients; that of a sum is the gradient of each addend; that of an entry which the other
+            side does not have is zero.
         """
         ours, theirs = _flat(torch_slopes, self.torch), _flat(jax_slopes, self.jax)
         if not self.added:  # entries that are equal may stand in any order
             one = ours[np.lexsort((ours, _flat(torch, self.torch)))]
             other = theirs[np.lexsort((theirs, _flat(jax, self.jax)))]
             return float(np.abs(one - other).max(initial=0.0))
-        distance = np.abs(theirs - ours[self.first])
-        second = np.where(self.second >= 0, np.abs(theirs - ours[self.second]), 0.0)
-        return float(np.maximum(distance, second).max(initial=0.0))
+        low, high = np.full(self.labels, np.inf), np.full(self.labels, -np.inf)
+        for labels, slopes in ((self.ours, ours), (self.theirs, theirs)):
+            np.minimum.at(low, labels, slopes)
+            np.maximum.at(high, labels, slopes)
+        shared = np.isin(np.arange(self.labels), self.ours) & np.isin(np.arange(self.labels), self.theirs)
+        low, high = np.where(shared, low, np.minimum(low, 0.0)), np.where(shared, high, np.maximum(high, 0.0))
+        return float(np.max(high - low, initial=0.0))
 
     def moved_apart(self, torch: Leaves, torch_moves: Leaves, jax: Leaves, jax_moves: Leaves) -> float:
-        """As ``apart``, for how far entries were moved: a sum moves by what both addends move."""
+        """As ``apart``, for how far entries were moved: a sum moves by what its addends move together."""
         if not self.added:
             return self.apart(torch, torch_moves, jax, jax_moves)
-        ours, theirs = _flat(torch_moves, self.torch), _flat(jax_moves, self.jax)
-        whole = ours[self.first] + np.where(self.second >= 0, ours[self.second], 0.0)
-        return float(np.abs(theirs - whole).max(initial=0.0))
+        ours = np.bincount(self.ours, _flat(torch_moves, self.torch), self.labels)
+        theirs = np.bincount(self.theirs, _flat(jax_moves, self.jax), self.labels)
+        return float(np.abs(ours - theirs).max(initial=0.0))
 
 
-def _flat(leaves: Leaves, names: tuple[str, ...]) -> np.ndarray:
+class _Row(NamedTuple):
+    """A leaf's entries in order of size, and a sample of those that tell something: zeros and ones do not."""
+
+    ordered: np.ndarray
+    sample: np.ndarray
+
+    @classmethod
+    def of(cls, leaf: np.ndarray) -> _Row:
+        """The row of a leaf's entries."""
+        telling = leaf[(leaf != 0) & (leaf != 1)]
+        few = telling.size <= SAMPLE
+        chosen = slice(None) if few else np.random.default_rng(0).choice(telling.size, SAMPLE, replace=False)
+        return cls(np.sort(leaf, axis=None), telling[chosen])
+
+    def shares(self, other: _Row) -> bool:
+        """Whether the smaller of two leaves has so many entries in common with the larger that it is not by chance."""
+        small, big = (self, other) if self.ordered.size <= other.ordered.size else (other, self)
+        found = int((_look_up(big.ordered, small.sample) >= 0).sum())
+        return found > 0 and found >= small.sample.size * (SHARED + CHANCE * big.ordered.size)
+
+
+def _flat(leaves: Leaves, names: Sequence[str]) -> np.ndarray:
     return np.concatenate([leaves[name].ravel() for name in names])
+
+
+def _cut(whole: np.ndarray, like: Leaves, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """What was laid end to end, in leaves again."""
+    ends = np.cumsum([like[name].size for name in names])[:-1]
+    return {name: part.reshape(like[name].shape) for name, part in zip(names, np.split(whole, ends), strict=True)}
 
 
 def related(torch: Leaves, jax: Leaves) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Leaves that have to do with each other: torch names and JAX paths, in groups that share no entries."""
-    ordered = {name: np.sort(each, axis=None) for name, each in (*torch.items(), *jax.items())}
-    links: list[tuple[tuple[str, ...], str]] = []
-    for name, path in itertools.product(torch, jax):
-        if _holds(ordered[name], jax[path]) or _holds(ordered[path], torch[name]):
-            links.append(((name,), path))
-    linked = {path for _, path in links}
+    ours, theirs = ({name: _Row.of(each) for name, each in side.items()} for side in (torch, jax))
+    links = [((name,), path) for name, path in itertools.product(torch, jax) if ours[name].shares(theirs[path])]
     for a, b in itertools.combinations(torch, 2):
         if torch[a].shape == torch[b].shape:
-            total = np.sort(_sum(torch[a], torch[b]), axis=None)
-            links += [((a, b), path) for path in jax if path not in linked and _holds(total, jax[path])]
+            total = _Row.of(_sum(torch[a], torch[b]))
+            links += [((a, b), path) for path in jax if total.shares(theirs[path])]
     groups: list[tuple[set[str], set[str]]] = []
     for names, path in links:
         touched = [group for group in groups if group[0] & set(names) or path in group[1]]
@@ -108,15 +180,6 @@ def related(torch: Leaves, jax: Leaves) -> list[tuple[tuple[str, ...], tuple[str
 def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The sum as a port holds it: rounded to float32."""
     return (a.astype(np.float32) + b.astype(np.float32)).astype(np.float64)
-
-
-def _holds(ordered: np.ndarray, leaf: np.ndarray) -> bool:
-    """Whether a sample of a leaf's entries all stand in a sorted row, which is at least as long."""
-    flat = leaf.ravel()
-    if flat.size > ordered.size:
-        return False
-    sample = flat[np.linspace(0, flat.size - 1, min(SAMPLE, flat.size)).astype(np.int64)]
-    return bool((_look_up(ordered, sample) >= 0).all())
 
 
 def _look_up(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -141,14 +204,18 @@ def map_entries(torch: Leaves, jax: Leaves) -> EntryMap | None:
     if ours.size == theirs.size:
         their_order = np.argsort(theirs, kind="stable")
         if np.array_equal(ours[order], theirs[their_order]):
-            first = np.empty(theirs.size, np.int64)
-            first[their_order] = order
-            return EntryMap(names, paths, first, np.full(theirs.size, -1))
+            first, second = np.empty(ours.size, np.int64), np.empty(ours.size, np.int64)
+            first[order] = second[their_order] = np.arange(ours.size)
+            return EntryMap(names, paths, first, second)
     first, second = _places(torch, theirs)
-    used = np.concatenate([first, second[second >= 0]])
+    summed = np.flatnonzero(second >= 0)
+    used = np.concatenate([first, second[summed]])
     if (first < 0).any() or np.unique(used).size != ours.size or used.size != ours.size:
         return None
-    return EntryMap(names, paths, first, second)
+    labels = np.empty(ours.size, np.int64)
+    labels[first] = np.arange(theirs.size)
+    labels[second[summed]] = summed
+    return EntryMap(names, paths, labels, np.arange(theirs.size))
 
 
 def _places(torch: Leaves, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +238,24 @@ def _places(torch: Leaves, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
+def repeated(torch: Leaves, jax: Leaves) -> bool:
+    """Whether the leaves of one side hold each entry of the other's several times, and nothing else."""
+    ours, theirs = np.sort(_flat(torch, tuple(torch))), np.sort(_flat(jax, tuple(jax)))
+    small, big = (ours, theirs) if ours.size <= theirs.size else (theirs, ours)
+    times, rest = divmod(big.size, max(small.size, 1))
+    return rest == 0 and times > 1 and np.array_equal(np.repeat(small, times), big)
+
+
 def strangers(torch: Leaves, jax: Leaves) -> list[str]:
     """The JAX leaves with entries that no torch leaf holds, the one with most of them first."""
     missing = {path: int((_places(torch, each.ravel())[0] < 0).sum()) for path, each in jax.items()}
     return sorted((path for path, count in missing.items() if count), key=lambda path: -missing[path])
+
+
+def unheld(torch: Leaves, jax: Leaves) -> list[str]:
+    """The torch leaves with entries that no JAX leaf holds, alone or in a sum."""
+    first, second = _places(torch, _flat(jax, tuple(jax)))
+    held = np.zeros(sum(each.size for each in torch.values()), bool)
+    held[first[first >= 0]] = held[second[second >= 0]] = True
+    ends = np.cumsum([each.size for each in torch.values()])
+    return [name for name, part in zip(torch, np.split(held, ends[:-1]), strict=True) if not part.all()]

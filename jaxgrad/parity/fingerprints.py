@@ -220,3 +220,31 @@ def own_error(own: np.ndarray, shadow: np.ndarray) -> tuple[float, bool]:
         distance = np.abs(own - shadow)
     lost = bool((np.isfinite(shadow) & ~np.isfinite(own)).any())
     return float(np.max(distance, where=np.isfinite(distance), initial=0.0)), lost
+
+
+def noise_between(exact: np.ndarray, moved: np.ndarray) -> float:
+    """The largest distance between a shadow and a disturbed one of the same shape, where both are ordinary numbers."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.abs(exact - moved)
+    # What stands for infinity in a mask moves by more than all that it is added to.
+    return float(np.max(apart, where=np.isfinite(apart) & (np.abs(exact) < EXTREME), initial=0.0))
+
+
+def bag(array: np.ndarray) -> tuple[int, int, int]:
+    """The entries of an array in any order, as a key: equal for the same entries, in linear time.
+
+    The entries' bits are mixed and added up, with constants of the SplitMix64 generator.
+    """
+    flat = np.asarray(array, np.float64).reshape(-1)
+    first = second = 0
+    with np.errstate(over="ignore"):
+        for start in range(0, flat.size, BLOCK):
+            bits = (flat[start : start + BLOCK] + 0.0).view(np.uint64)  # + 0.0 makes -0 the same as 0
+            bits += np.uint64(0x9E3779B97F4A7C15)
+            bits ^= bits >> np.uint64(30)  # a float32 made wider has its bits on top, where a product leaves them
+            bits *= np.uint64(0xBF58476D1CE4E5B9)
+            bits ^= bits >> np.uint64(27)
+            first += int(bits.sum())
+            bits *= bits
+            second += int(bits.sum())
+    return flat.size, first % 2**64, second % 2**64

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from jaxgrad.parity.align import Alignment, align, coverage, judged
 from jaxgrad.parity.divergence import Parting, part, site_in
-from jaxgrad.parity.gradients import GradientMatch, Side, compare_gradients
+from jaxgrad.parity.folded import folded
+from jaxgrad.parity.gradients import Side
+from jaxgrad.parity.leaf_gradients import GradientMatch, compare_gradients
 from jaxgrad.parity.leaves import LeafMatch, closest
+from jaxgrad.parity.pairs import CONJUGATE
 from jaxgrad.parity.precision import first_precision_loss
-from jaxgrad.parity.rounding import MOST_NOISE, unit
+from jaxgrad.parity.proof import Proof
+from jaxgrad.parity.rounding import LEEWAY, MOST_NOISE, unit
 from jaxgrad.parity.tape import Op, Tape, Value
 from jaxgrad.report.values import Divergence, Rounding, Site
 
@@ -31,6 +35,9 @@ class StepOutcome:
       lost: the torch values that the first divergence in the flow is about: the one that was lost, and the result of
         the operation that made it.
       found: the torch values that were found on the JAX side.
+      match: of the parameters, with what the gradients told of it.
+      unproven: whether the gradients of this one batch leave open which entry of some leaf is which.
+      certain: whether they can be no others than those of ``match`` all the same.
     """
 
     divergences: list[Divergence] = field(default_factory=list)
@@ -43,11 +50,19 @@ class StepOutcome:
     error: float = 0.0
     lost: set[int] = field(default_factory=set)
     found: set[int] = field(default_factory=set)
+    match: LeafMatch = field(default_factory=LeafMatch)
+    unproven: bool = False
+    certain: bool = True
 
     @property
     def wrong(self) -> bool:
         """Whether something differs."""
         return bool(self.divergences)
+
+    @property
+    def wrong_in_flow(self) -> bool:
+        """Whether something computed differs, or a gradient that is zero but for rounding."""
+        return any(each.stage in ("params", "forward", "loss", "gradient") for each in self.divergences)
 
 
 def judge_step(
@@ -79,8 +94,14 @@ def judge_step(
     }
     _doubt_amplified(torch.tape, jax.tape, found)
     gradients = compare_gradients(match, torch, jax, bool(alignment.partners.get(torch.tape.loss)))
-    _judge_leaves(step, match, gradients, torch, jax, found)
-    if not found.wrong:
+    match = found.match = gradients.match
+    found.unproven, found.certain = gradients.unproven, gradients.certain
+    unlike = folded(match, torch, jax)
+    if unlike is not None:
+        found.doubts.append(unlike)
+    else:
+        _judge_leaves(step, gradients, torch, jax, found)
+    if not found.wrong and unlike is None:
         _judge_flow(step, torch, jax, alignment, gradients, found)
     _judge_numbers(step, torch, jax, alignment, losses, found)
     _say_what_says_nothing(match, gradients, torch, jax, found)
@@ -91,25 +112,53 @@ def judge_step(
     return found
 
 
+def judge_proof(step: int, proof: Proof, torch: Side, jax: Side, found: StepOutcome) -> None:
+    """What trying other numbers showed: leaves that are not each other's, or which cannot be told.
+
+    Args:
+      step: counted from 1.
+      proof: from ``prove``.
+      torch: the torch side of the step.
+      jax: the JAX side.
+      found: gets the match that holds, or a divergence, or a doubt.
+    """
+    found.match = proof.match
+    if not proof.says:
+        return
+    message = f"loss and gradients agree with the numbers given, but {proof.says}"
+    name, path = proof.lone
+    if name is None and path is None and not (found.certain or proof.certain):
+        found.doubts.append(f"{message}: which leaf is which was not found")
+        return
+    site = _leaf_site(torch.tape, name, name.rpartition(".")[0]) if name is not None else NO_SITE
+    theirs = _leaf_site(jax.tape, path, "") if path is not None else None
+    found.divergences.append(Divergence(step, "params", site, theirs, 1.0, None, message))
+
+
 def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
     """A program that makes rounding as large as its values agrees with anything, and with nothing."""
     for side, tape in (("torch", torch), ("JAX", jax)):
         loss = tape.values[tape.loss].summary
-        if 8 * loss.noise > MOST_NOISE * loss.scale:
+        size = loss.fingerprint.largest if loss.fingerprint is not None else 0.0
+        if LEEWAY * loss.noise > MOST_NOISE * size:
             found.doubts.append(
-                f"the rounding of what the programs were given moves {side}'s loss by {loss.noise / loss.scale:.1g} "
-                "of its size: nothing closer can be told"
+                f"rounding alone, of intermediate results and of constants, moves {side}'s loss by "
+                f"{loss.noise / max(size, 1e-300):.1g} of its size: nothing closer can be told"
             )
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def _judge_leaves(
-    step: int, match: LeafMatch, gradients: GradientMatch, torch: Side, jax: Side, found: StepOutcome
-) -> None:
-    left = [*(path for path in match.only_jax if jax.slopes(path).any()), *gradients.only_jax]
-    for name in [*match.only_torch, *gradients.only_torch]:
+def _judge_leaves(step: int, gradients: GradientMatch, torch: Side, jax: Side, found: StepOutcome) -> None:
+    match = gradients.match
+    for name, path, apart in gradients.conjugate:
+        told = _told_of_root(step, name, path, apart, torch, jax)
+        message = f"the gradient of JAX's {path} is the conjugate of that of torch's {name}. {CONJUGATE}"
+        found.divergences.append(replace(told, message=message))
+    found.divergences += [told_of_tied(step, *each, torch, jax) for each in gradients.tied]
+    left = [path for path in match.only_jax if jax.slopes(path).any()]
+    for name in match.only_torch:
         if torch.tape.gradients.get(name) is None:
             found.notes.append(f"torch's {name} has no counterpart, and the loss does not depend on it")
             continue
@@ -132,11 +181,36 @@ def _judge_leaves(
         )
 
 
+def told_of_tied(step: int, names: tuple[str, ...], paths: tuple[str, ...], torch: Side, jax: Side) -> Divergence:
+    """One parameter on one side, several that begin equal on the other."""
+    one_is_torch = len(names) < len(paths)
+    ours, theirs = _listed(names), _listed(paths)
+    site = _leaf_site(torch.tape, names[0], names[0].rpartition(".")[0])
+    one, many, side = (
+        (f"torch's {ours}", f"JAX's {theirs}", "JAX")
+        if one_is_torch
+        else (f"JAX's {theirs}", f"torch's {ours}", "torch")
+    )
+    shape = list(torch.values[names[0]].shape)
+    advice = f"Read one leaf in both places in {side}" + (
+        ", or give torch two." if one_is_torch else ", or give JAX two."
+    )
+    message = (
+        f"{one} is one parameter {shape}, used where {many} are parameters of their own. They begin equal, and the "
+        f"gradient of the one is the sum of theirs: trained, they will not stay equal. {advice}"
+    )
+    return Divergence(step, "params", site, _leaf_site(jax.tape, paths[0], ""), 1.0, None, message)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(names) if len(names) < 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
 def _started(name: str, ours: np.ndarray, path: str, theirs: np.ndarray) -> str:
     if ours.size == theirs.size:
         return f"torch's {name} and JAX's {path} start from different numbers"
     shapes = f"torch's {name} {list(ours.shape)} and JAX's {path} {list(theirs.shape)}"
-    return f"{shapes} share entries, and are not of one size"
+    return f"{shapes} share entries, and not all of torch's are among JAX's"
 
 
 def _leaf_site(tape: Tape, name: str, module: str) -> Site:

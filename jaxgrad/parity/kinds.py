@@ -1,16 +1,15 @@
-"""What an operation does to the scale of its operands, for ``rounding.operand_scale``; all else makes a new scale."""
+"""What an operation does with its operands: adds them up, moves or chooses entries, decides."""
 
 from __future__ import annotations
 
 _TORCH = {
-    "add": "add sub rsub where maximum minimum stack cat lerp",
-    "multiply": "mul addcmul _softmax_backward_data",
+    "add": "add sub rsub lerp",
     "move": """
         neg abs clone _to_copy copy select slice index gather embedding index_select expand repeat masked_fill
         constant_pad_nd select_backward slice_backward unfold max_pool2d_with_indices split as_strided flip roll
+        where maximum minimum stack cat fill zero zeros_like ones_like
         """,
-    # The second operand of a backward pass, an activation, is only asked where it is: gradients may be far smaller.
-    "first": """
+    "mean": """
         mean nll_loss_forward nll_loss2d_forward var_mean native_layer_norm native_batch_norm native_group_norm
         threshold_backward max_pool2d_with_indices_backward _log_softmax_backward_data
         """,
@@ -21,15 +20,19 @@ _TORCH = {
     "dot": "mm bmm addmm baddbmm convolution dot mv addmv linear einsum",
 }
 _JAX = {
-    "add": "add sub add_any concatenate max min clamp select_n",
-    "multiply": "mul",
+    "add": "add sub add_any",
     "move": """
         neg abs broadcast_in_dim slice dynamic_slice gather pad reduce_max reduce_min cummax cummin dynamic_update_slice
-        convert_element_type reduce_window_max rev split sort reduce_precision scan_slice scan_stack pmax pmin
+        convert_element_type reduce_window_max rev split sort reduce_precision scan_slice scan_stack
+        concatenate max min clamp select_n pmax pmin
         """,
     "sum": "reduce_sum cumsum scatter-add scatter_add reduce_window_sum psum select_and_scatter_add",
     "dot": "dot_general conv_general_dilated ragged_dot",
 }
+
+
+DECISIONS = set("floor ceil round trunc sign sgn fix".split())
+"""Results that are floating and do not move with what they are made from: decisions, as a comparison is."""
 
 
 def _by_name(table: dict[str, str]) -> dict[str, str]:

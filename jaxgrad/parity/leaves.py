@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxgrad.errors import InputError
 from jaxgrad.parity.beside import together
-from jaxgrad.parity.entries import EntryMap, map_entries, related, strangers
-from jaxgrad.parity.fingerprints import BLOCK, equal, farthest
+from jaxgrad.parity.entries import EntryMap, map_entries, related, repeated, strangers, unheld
+from jaxgrad.parity.fingerprints import bag, equal, farthest
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters by path, in float64."""
@@ -43,6 +43,17 @@ class Group:
     how: str = "same"
     entries: EntryMap | None = None
 
+    def pairs(self, torch: Leaves, jax: Leaves) -> list[tuple[str, str]]:
+        """Each JAX path with a torch name of the same size; in a group of several, those with like names."""
+        left, found = list(self.torch), []
+        for path in self.jax:
+            fitting = [name for name in left or self.torch if torch[name].size == jax[path].size]
+            if fitting:
+                name = max(fitting, key=lambda each: likeness(each, path))
+                found.append((path, name))
+                left = [each for each in left if each != name]
+        return found
+
 
 @dataclass
 class LeafMatch:
@@ -53,12 +64,40 @@ class LeafMatch:
       only_torch: torch's names that have no counterpart.
       only_jax: JAX's paths that have none.
       broken: of ``only_torch``, those of which JAX holds a part, with the path that holds other numbers for the rest.
+      frozen: JAX's paths that hold what torch keeps and does not train, a buffer or a frozen parameter, with its name.
+      kept: names that torch keeps, each with the JAX paths that may hold it and may hold a trained parameter as well:
+        both begin equal, and the gradients tell which is which.
     """
 
     groups: list[Group] = field(default_factory=list)
     only_torch: list[str] = field(default_factory=list)
     only_jax: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def carried(self, arrays: Leaves, torch: Leaves, jax: Leaves, *, gradients: bool = False) -> dict[str, np.ndarray]:
+        """Torch's numbers as JAX's leaves hold them.
+
+        Args:
+          arrays: values or gradients, by torch's names, in float64; what has none is left out of the result.
+          torch: torch's parameters as they were matched, which show how each is laid out.
+          jax: JAX's leaves as they were matched.
+          gradients: a leaf that holds the sum of two has the gradient of each of them, while values are added up.
+
+        Returns:
+          By JAX's path, in float64, in the shape of the leaf; nothing for leaves without a counterpart.
+        """
+        found: dict[str, np.ndarray] = {}
+        for group in self.groups:
+            if not all(name in arrays for name in group.torch):
+                continue
+            if group.entries is not None:
+                found |= group.entries.carried(arrays, jax, gradients=gradients)
+                continue
+            for path, name in group.pairs(torch, jax):
+                found[path] = in_order(torch[name], arrays[name], jax[path])
+        return found
 
     def sums(self, torch: Leaves, jax: Leaves) -> dict[str, np.ndarray]:
         """The JAX leaves that hold sums of torch's entries, in float64: in float32 they are already rounded."""
@@ -69,29 +108,20 @@ class LeafMatch:
         return found
 
 
-def bag(array: np.ndarray) -> tuple[int, int, int]:
-    """The entries of an array in any order, as a key: equal for the same entries, in linear time.
-
-    The entries' bits are mixed and added up, with constants of the SplitMix64 generator.
-    """
-    flat = np.asarray(array, np.float64).reshape(-1)
-    first = second = 0
-    with np.errstate(over="ignore"):
-        for start in range(0, flat.size, BLOCK):
-            bits = (flat[start : start + BLOCK] + 0.0).view(np.uint64)  # + 0.0 makes -0 the same as 0
-            bits += np.uint64(0x9E3779B97F4A7C15)
-            bits ^= bits >> np.uint64(30)  # a float32 made wider has its bits on top, where a product leaves them
-            bits *= np.uint64(0xBF58476D1CE4E5B9)
-            bits ^= bits >> np.uint64(27)
-            first += int(bits.sum())
-            bits *= bits
-            second += int(bits.sum())
-    return flat.size, first % 2**64, second % 2**64
-
-
 def is_constant(array: np.ndarray) -> bool:
     """Whether all entries are one number."""
     return array.size > 0 and bool(array.flat[0] == array.flat[-1]) and bool((array == array.flat[0]).all())
+
+
+def few_numbers(array: np.ndarray) -> bool:
+    """Whether the entries are a few numbers over and over, so that they do not show which is which: zeros, ones."""
+    if array.size < 2 or is_constant(array):
+        return array.size > 0
+    return np.unique(array).size <= min(MOST_NUMBERS, array.size // 2)
+
+
+MOST_NUMBERS = 8
+"""So many different numbers a leaf may have that is made of pieces of zeros, ones and the like."""
 
 
 def match_leaves(torch: Leaves, jax: Leaves) -> LeafMatch:
@@ -136,9 +166,17 @@ def _join(found: LeafMatch, torch: Leaves, jax: Leaves) -> None:
             found.groups.append(Group(names, paths, "joined", entries))
             found.only_torch = [name for name in found.only_torch if name not in names]
             found.only_jax = [path for path in found.only_jax if path not in paths]
+        elif repeated({n: ours[n] for n in names}, {p: theirs[p] for p in paths}):
+            found.groups.append(Group(names, paths, "tied"))
+            found.only_torch = [name for name in found.only_torch if name not in names]
+            found.only_jax = [path for path in found.only_jax if path not in paths]
         elif strange := strangers({n: ours[n] for n in names}, {p: theirs[p] for p in paths} | _constants(found, jax)):
             found.broken |= dict.fromkeys(names, strange[0])
             found.only_jax = [path for path in found.only_jax if path not in paths or path in strange]
+        elif bare := unheld({n: ours[n] for n in names}, {p: theirs[p] for p in paths}):
+            found.broken |= dict.fromkeys(bare, paths[0])
+            found.only_torch = [name for name in found.only_torch if name not in names or name in bare]
+            found.only_jax = [path for path in found.only_jax if path not in paths]
 
 
 def _constants(found: LeafMatch, jax: Leaves) -> dict[str, np.ndarray]:
@@ -155,12 +193,14 @@ def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch,
       kept: what torch keeps beside its parameters, buffers and frozen ones; JAX may keep these among its parameters.
 
     Returns:
-      The match, and the JAX leaves that are among ``kept``, which have no part in it, each with the name there.
+      The match, and the JAX leaves that are among ``kept``, as far as entries and names tell, each with the name there.
+      Those that may be trained parameters as well are still in the match.
 
     Raises:
       InputError: if parameters are left over on both sides, none of which could be one of the other's.
     """
     frozen: dict[str, str] = {}
+    open_yet: dict[str, tuple[str, ...]] = {}
     for name, each in kept.items():
         key = bag(each)
 
@@ -168,17 +208,23 @@ def match_programs(torch: Leaves, jax: Leaves, kept: Leaves) -> tuple[LeafMatch,
             return other.size == size and bag(other) == key
 
         alike = [path for path in jax if path not in frozen and same(jax[path])]
-        found = len(alike)
+        trained, held = sum(map(same, torch.values())), len(alike)
         if is_constant(each):  # a fresh statistic is all zeros or ones, as other leaves are: then its name must say so
             alike = [path for path in alike if likeness(name, path)]
-        if alike and found > sum(map(same, torch.values())):  # more than torch trains
+        if alike and held > trained:
             frozen[max(alike, key=lambda path: likeness(name, path))] = name
-    match = match_leaves(torch, {path: each for path, each in jax.items() if path not in frozen})
-    if match.only_torch and match.only_jax and not match.broken:
-        sizes = {torch[name].size for name in match.only_torch} & {jax[path].size for path in match.only_jax}
+            if trained:
+                open_yet[name] = tuple(path for path in jax if same(jax[path]))
+    certain = {path: name for path, name in frozen.items() if name not in open_yet}
+    match = match_leaves(torch, {path: each for path, each in jax.items() if path not in certain})
+    match.frozen, match.kept = certain, open_yet
+    names = [name for name in match.only_torch if not few_numbers(torch[name])]
+    paths = match.only_jax
+    if names and paths and not match.broken:  # leaves of zeros and ones may be cut otherwise
+        sizes = {torch[name].size for name in names} & {jax[path].size for path in paths}
         if not sizes:
-            ours_said = ", ".join(f"{name} {list(torch[name].shape)}" for name in match.only_torch[:4])
-            theirs_said = ", ".join(f"params{path} {list(jax[path].shape)}" for path in match.only_jax[:4])
+            ours_said = ", ".join(f"{name} {list(torch[name].shape)}" for name in names[:4])
+            theirs_said = ", ".join(f"params{path} {list(jax[path].shape)}" for path in paths[:4])
             raise InputError(
                 f"compare: sizes do not fit: torch has {ours_said}, JAX has {theirs_said}, and no two are of one size. "
                 "Give both programs the same weights."
@@ -278,8 +324,31 @@ def fitting_layouts(ours: np.ndarray, theirs: np.ndarray) -> Layouts:
     return [axes for axes in layouts(ours.shape, theirs.shape) if equal(_laid_out(ours, axes, theirs.shape), theirs)]
 
 
+def in_order(values: np.ndarray, arrays: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """What belongs to a parameter's entries (its gradient, its new values), in the order in which another holds them.
+
+    Args:
+      values: the parameter.
+      arrays: what belongs to its entries, the same shape.
+      like: the parameter of the other side: the same entries in any order.
+
+    Returns:
+      The shape of ``like``.
+    """
+    for axes in fitting_layouts(values, like):
+        return _laid_out(arrays, axes, like.shape)
+    order = np.empty(like.size, np.int64)
+    order[np.argsort(like, axis=None, kind="stable")] = np.argsort(values, axis=None, kind="stable")
+    return arrays.ravel()[order].reshape(like.shape)
+
+
 def _laid_out(array: np.ndarray, axes: tuple[int, ...] | None, shape: tuple[int, ...]) -> np.ndarray:
     return array.transpose(axes) if axes is not None else array.reshape(shape)
+
+
+def farthest_in_order(ours: np.ndarray, axes: tuple[int, ...] | None, theirs: np.ndarray) -> float:
+    """The largest distance of two entries, where the one array is laid out as the other."""
+    return farthest(_laid_out(ours, axes, theirs.shape), theirs)
 
 
 def _has_nan(array: np.ndarray) -> bool:

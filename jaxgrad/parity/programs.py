@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import InputError, InputTypeError
+from jaxgrad.parity.pairs import as_pairs
 from jaxgrad.pytrees import leaves_by_path, short
 
 if TYPE_CHECKING:
@@ -89,11 +90,11 @@ class SplitParams:
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float))
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex))
 
 
 def _inexact(leaf: Any) -> bool:
-    dtype = jnp.result_type(leaf) if isinstance(leaf, float) else leaf.dtype
+    dtype = jnp.result_type(leaf) if isinstance(leaf, (float, complex)) else leaf.dtype
     return not jnp.issubdtype(dtype, jax.dtypes.extended) and bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
@@ -145,19 +146,16 @@ def check_programs(torch_program: Any, jax_program: Any) -> SplitParams:
     whole = _whole_numbers(split, [p.numel() for p in parameters.values() if p.requires_grad])
     if not split.arrays and not whole:
         raise InputError("compare: JaxProgram.params has no arrays, expected the parameters as a pytree of arrays.")
-    whole |= {path: leaf for path, leaf in zip(split.paths, split.arrays, strict=True) if not _floating(leaf)}
+    whole |= {path: leaf for path, leaf in zip(split.paths, split.arrays, strict=True) if not _inexact(leaf)}
     if whole:
         listed = ", ".join(f"params{path} is {short(leaf)}" for path, leaf in whole.items())
         raise InputTypeError(
-            f"compare: {listed}; expected floating arrays, since a gradient needs floats. "
+            f"compare: {listed}; expected floating or complex arrays, since a gradient needs them. "
             "Close over what is not a parameter, or pass it in the batch."
         )
     for name, array in [
-        *((f"torch's {n}", p.detach().float().cpu().numpy()) for n, p in parameters.items()),
-        *(
-            (f"params{path}", np.asarray(leaf, np.float32))
-            for path, leaf in zip(split.paths, split.arrays, strict=True)
-        ),
+        *((f"torch's {n}", _whole_or_half(p.detach().resolve_conj().cpu())) for n, p in parameters.items()),
+        *((f"params{path}", as_pairs(leaf)) for path, leaf in zip(split.paths, split.arrays, strict=True)),
     ]:
         if not np.isfinite(array).all():
             raise InputError(f"compare: {name} holds a number that is not finite. Start from finite parameters.")
@@ -179,8 +177,8 @@ def _whole_numbers(split: SplitParams, sizes: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _floating(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+def _whole_or_half(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor if tensor.is_complex() else tensor.float()).numpy()
 
 
 def _check_optimizers(torch_program: TorchProgram, jax_program: JaxProgram) -> None:

@@ -30,8 +30,10 @@ ALIGNED = 64
 
 
 def in_float64(array: Any) -> np.ndarray:
-    """A copy of a real array in float64, in memory that JAX can share."""
+    """A copy of a real array in float64, in memory that JAX can share; of a complex one in complex128."""
     given = np.asarray(array)
+    if given.dtype.kind == "c":
+        return given.astype(np.complex128)
     room = np.empty(given.size * 8 + ALIGNED, np.uint8)
     start = -room.ctypes.data % ALIGNED
     made = room[start : start + given.size * 8].view(np.float64).reshape(given.shape)

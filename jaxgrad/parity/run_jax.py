@@ -13,10 +13,13 @@ import numpy as np
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
 from jaxgrad.parity.batches import is_number, jax_batch
 from jaxgrad.parity.compiled import Target
+from jaxgrad.parity.constants import KnownConstants
 from jaxgrad.parity.custom_rules import find_wrong_rule
 from jaxgrad.parity.flat_jaxpr import FlatJaxpr, flatten, results
+from jaxgrad.parity.pairs import as_pairs, conjugated, joined
 from jaxgrad.parity.programs import JaxProgram, SplitParams
-from jaxgrad.parity.promote_jax import in_float64, widened
+from jaxgrad.parity.promote_jax import in_float64, is_narrow, widened
+from jaxgrad.parity.rounding import Disturbance
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_jax import JaxRecorder
 from jaxgrad.pytrees import short
@@ -26,16 +29,22 @@ from jaxgrad.report.values import Cause
 class JaxRun:
     """The steps of one JAX program: its own parameters and optimizer state, and those of the float64 shadow."""
 
-    def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray]):
+    def __init__(self, program: JaxProgram, split: SplitParams, shadows: dict[str, np.ndarray], *, moved: bool = False):
         self.program, self.split = program, split
         self.own = [jnp.asarray(array) for array in split.arrays]
-        self.wide = [shadows[p] if p in shadows else in_float64(a) for p, a in zip(split.paths, self.own, strict=True)]
+        self._complex = {p for p, a in zip(split.paths, self.own, strict=True) if jnp.iscomplexobj(a)}
+        self.wide = [
+            self._as_given(p, shadows[p]) if p in shadows else in_float64(a)
+            for p, a in zip(split.paths, self.own, strict=True)
+        ]
+        if moved:  # the program itself starts from the shadows, too
+            self.own = [jnp.asarray(wide, own.dtype) for wide, own in zip(self.wide, self.own, strict=True)]
         self.loss = self.wide_loss = 0.0
         self.loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
         self._wide_loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
+        self.raw_gradients: list[tuple[np.ndarray, np.ndarray]] = []
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
-        self.moved: dict[str, np.ndarray] = {}
         self._states: tuple[Any, Any] | None = None
 
     def trace(
@@ -85,9 +94,13 @@ class JaxRun:
         self._wide_loss_jaxpr = None
         try:
             with jax.enable_x64(True):
-                wide = [jax.ShapeDtypeStruct(each.shape, jnp.float64) for each in self.wide]
+                wide = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in self.wide]
                 inputs = [
-                    jax.ShapeDtypeStruct(a.shape, jnp.float64 if _floating(a) else a.dtype, weak_type=a.aval.weak_type)
+                    jax.ShapeDtypeStruct(
+                        a.shape,
+                        in_float64(a[:0] if a.ndim else a).dtype if is_narrow(a) else a.dtype,
+                        weak_type=a.aval.weak_type,
+                    )
                     for a in arrays
                 ]
                 better = jax.make_jaxpr(step(fixed))(wide, *inputs)
@@ -103,8 +116,8 @@ class JaxRun:
         exact: Sequence[np.ndarray],
         names: Sequence[str],
         fixed: set[str],
-        perturb: int | None,
-        exact_constant: Callable[[np.ndarray], bool],
+        disturbance: Disturbance = Disturbance(),
+        known: KnownConstants | None = None,
     ) -> tuple[Tape, bool]:
         """Record the loss of a batch and its gradients.
 
@@ -114,32 +127,51 @@ class JaxRun:
           exact: the batch as it was given, perhaps wider.
           names: of the batch's leaves.
           fixed: the paths of leaves that are no parameters.
-          perturb: a seed for the second shadow, or None.
-          exact_constant: see ``JaxRecorder``.
+          disturbance: see ``JaxRecorder``.
+          known: see ``JaxRecorder``.
 
         Returns:
           The tape, and whether some constant may stand for another number than it holds.
         """
-        recorder = JaxRecorder(perturb, exact_constant)
+        recorder = JaxRecorder(disturbance, known)
         leaves = [
             (path, own, wide, path not in fixed)
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)
         ]
         leaves += [
-            (name, array, in_float64(wide) if _floating(array) else None, _floating(array) and not array.aval.weak_type)
+            (name, array, in_float64(wide) if _inexact(array) else None, _inexact(array) and not array.aval.weak_type)
             for name, array, wide in zip(names, arrays, exact, strict=True)
         ]
         loss, *grads = recorder.record(*traced, leaves)
         tape = recorder.tape
         tape.loss = loss.index
         self.loss, self.wide_loss = float(loss.own), float(loss.shadows[0])
+        self.raw_gradients = [(np.asarray(cell.own), np.asarray(cell.shadows[0])) for cell in grads]
         for path, cell in zip(self.split.paths, grads, strict=True):
             tape.gradients[path] = cell.index
-            self.gradients[path] = np.asarray(cell.shadows[0])
+            self.gradients[path] = self._slopes(cell.shadows[0])
             own = np.asarray(cell.own)
-            self.own_gradients[path] = own.astype(np.float32) if own.dtype.itemsize == 2 else own
-            self.moved[path] = np.asarray(cell.shadows[-1])
+            self.own_gradients[path] = self._slopes(own.astype(np.float32) if own.dtype.itemsize == 2 else own)
         return tape, recorder.uncertain
+
+    def _as_given(self, path: str, pairs: np.ndarray) -> np.ndarray:
+        """A leaf as JAX has it, from what the comparison holds of it: complex numbers for pairs of real ones."""
+        return joined(pairs) if path in self._complex else pairs
+
+    def _slopes(self, array: Any) -> np.ndarray:
+        """A gradient for the comparison; a complex one as torch would give it, where an optimizer is to mend that."""
+        if not np.iscomplexobj(array):
+            return np.asarray(array)
+        pairs = as_pairs(array).astype(np.float64 if np.asarray(array).dtype == np.complex128 else np.float32)
+        return pairs if self.program.optimizer is None else conjugated(pairs)
+
+    def _gradient(self, path: str, slopes: np.ndarray) -> np.ndarray:
+        """What ``jax.grad`` gave, from ``_slopes`` of it."""
+        return joined(conjugated(slopes)) if path in self._complex else slopes
+
+    def shadows(self) -> dict[str, np.ndarray]:
+        """The parameters in float64, as their shadows are now; complex ones as pairs."""
+        return {path: as_pairs(each) for path, each in zip(self.split.paths, self.wide, strict=True)}
 
     def update(self, part: float = 1.0) -> None:
         """Update parameters and optimizer state on the gradients times a power of two, in both precisions."""
@@ -160,12 +192,15 @@ class JaxRun:
             return SplitParams(optax.apply_updates(params, updates)).arrays, state
 
         paths = self.split.paths
-        grads = [part * jnp.asarray(self.own_gradients[p], own.dtype) for p, own in zip(paths, self.own, strict=True)]
+        grads = [
+            part * jnp.asarray(self._gradient(p, self.own_gradients[p]), own.dtype)
+            for p, own in zip(paths, self.own, strict=True)
+        ]
         self.own, own = step(self.own, grads, self._states[0], self.loss)
         with jax.enable_x64(True):
-            grads = [part * jnp.asarray(self.gradients[p]) for p in paths]
+            grads = [part * jnp.asarray(self._gradient(p, self.gradients[p])) for p in paths]
             made, wide = step([jnp.asarray(each) for each in self.wide], grads, self._states[1], self.loss)
-            self.wide = [np.asarray(each, np.float64) for each in made]
+            self.wide = [np.asarray(each) for each in made]
         self._states = own, wide
 
     def loss_on(self, batch: Sequence[Any]) -> Callable[[Sequence[np.ndarray]], float]:
@@ -207,23 +242,30 @@ class JaxRun:
         inputs, paths = [*self.own, *given], self.split.paths
         loss = np.asarray(self.loss), np.asarray(self.wide_loss)
         names = ["the loss", *(f"the gradient of {path}" for path in paths)]
-        own = [loss[0], *(self.own_gradients[path] for path in paths)]
-        shadows = [loss[1], *(self.gradients[path] for path in paths)]
+        own = [loss[0], *(own for own, _ in self.raw_gradients)]
+        shadows = [loss[1], *(wide for _, wide in self.raw_gradients)]
         assert self.loss_jaxpr is not None
         return [
             Target("loss and gradients", closed, inputs, names, own, shadows),
             Target("loss", self.loss_jaxpr(), inputs, names[:1], own[:1], shadows[:1]),
         ]
 
-    def constants(self, closed: jex.ClosedJaxpr) -> Iterator[np.ndarray]:
-        """The floating tables that the program closes over."""
-        for const in closed.consts:
-            if hasattr(const, "dtype") and jnp.issubdtype(const.dtype, jnp.floating):
-                yield np.asarray(const)
+
+def constants(closed: Any) -> Iterator[np.ndarray]:
+    """The floating tables that a jaxpr closes over, also inside; of complex ones both parts."""
+    for const in getattr(closed, "consts", ()):
+        if hasattr(const, "dtype") and jnp.issubdtype(const.dtype, jnp.inexact):
+            array = np.asarray(const)
+            yield from (np.real(array), np.imag(array)) if np.iscomplexobj(array) else (array,)
+    for eqn in closed.eqns:
+        for parameter in eqn.params.values():
+            for inner in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
+                if hasattr(inner, "eqns"):
+                    yield from constants(inner)
 
 
-def _floating(array: Any) -> bool:
-    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+def _inexact(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.inexact))
 
 
 def _check_loss(value: Any) -> None:

@@ -12,7 +12,9 @@ import torch
 
 from jaxgrad.errors import InputError, ProgramError
 from jaxgrad.parity.batches import torch_batch
+from jaxgrad.parity.pairs import as_pairs, joined
 from jaxgrad.parity.programs import TorchProgram
+from jaxgrad.parity.rounding import Disturbance
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_torch import TorchRecorder
 
@@ -79,12 +81,27 @@ def _others_kept(loss: torch.Tensor, own: set[int]) -> Iterator[None]:
             leaf.grad = grad
 
 
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """A complex tensor ``[...]`` as pairs ``[..., 2]``; a real one as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _real64(tensor: torch.Tensor) -> np.ndarray:
+    return _real(tensor.detach()).to(torch.float64, copy=True).cpu().numpy()
+
+
 class TorchRun:
     """The steps of one torch program; use inside ``kept``."""
 
-    def __init__(self, program: TorchProgram, perturb: int | None, exact_constant: Callable[[np.ndarray], bool]):
+    def __init__(
+        self,
+        program: TorchProgram,
+        disturbance: Disturbance = Disturbance(),
+        given: Callable[[np.ndarray], bool] = lambda array: False,
+        shared: Callable[[np.ndarray], bool] = lambda array: False,
+    ):
         self.program = program
-        self.recorder = TorchRecorder(program.module, perturb, exact_constant)
+        self.recorder = TorchRecorder(program.module, disturbance, given, shared)
         self.parameters = {n: p for n, p in program.module.named_parameters() if p.requires_grad}
         self._fixed = {n: p for n, p in program.module.named_parameters() if not p.requires_grad}
         self.device = next(program.module.parameters()).device
@@ -106,7 +123,9 @@ class TorchRun:
         leaves |= {name: (p, False) for name, p in self._fixed.items()}
         leaves |= {f"buffer {name}": (b, False) for name, b in self.program.module.named_buffers()}
         given = zip(names, jax.tree.leaves(batch), strict=True)  # a Python number is none of the leaves
-        leaves |= {name: (t, t.is_floating_point()) for name, t in given if isinstance(t, torch.Tensor)}
+        leaves |= {
+            name: (t, t.is_floating_point() or t.is_complex()) for name, t in given if isinstance(t, torch.Tensor)
+        }
         self.recorder.begin(leaves)
         with self.recorder.recording("forward"):
             try:
@@ -130,8 +149,8 @@ class TorchRun:
         for name, parameter in self.parameters.items():
             tape.gradients[name] = None if parameter.grad is None else self.recorder.index_of(parameter.grad)
             if parameter.grad is not None:
-                self.gradients[name] = self.recorder.shadow_of(parameter.grad)
-                own = parameter.grad.detach().cpu()
+                self.gradients[name] = as_pairs(self.recorder.shadow_of(parameter.grad))
+                own = _real(parameter.grad.detach().cpu())
                 self.own_gradients[name] = (own.float() if own.element_size() == 2 else own).numpy()
         return tape
 
@@ -167,26 +186,17 @@ class TorchRun:
             scheduler.step()
 
     def shadows(self) -> dict[str, np.ndarray]:
-        """The parameters in float64, as their shadows are now."""
-        return {name: self.recorder.shadow_of(p) for name, p in self.parameters.items()}
+        """The parameters in float64, as their shadows are now; complex ones as pairs."""
+        return {name: as_pairs(self.recorder.shadow_of(p)) for name, p in self.parameters.items()}
 
     def frozen(self) -> dict[str, np.ndarray]:
         """The parameters that require no gradient."""
-        return {name: p.detach().double().cpu().numpy() for name, p in self._fixed.items()}
+        return {name: _real64(p) for name, p in self._fixed.items()}
 
     def buffers(self) -> dict[str, np.ndarray]:
-        """The floating buffers as they are now."""
-        return {
-            n: b.detach().to(torch.float64, copy=True).cpu().numpy()
-            for n, b in self.program.module.named_buffers()
-            if b.is_floating_point()
-        }
-
-    def tables(self) -> list[np.ndarray]:
-        """What the buffers hold, of complex ones also the real and the imaginary parts."""
-        parts = [torch.view_as_real(b.detach()) for b in self.program.module.buffers() if b.is_complex()]
-        found = [part.double().cpu().numpy() for whole in parts for part in (whole, whole[..., 0], whole[..., 1])]
-        return [*self.buffers().values(), *found]
+        """The floating and complex buffers as they are now."""
+        named = self.program.module.named_buffers()
+        return {n: _real64(b) for n, b in named if b.is_floating_point() or b.is_complex()}
 
     def closed_over(self) -> dict[int, np.ndarray]:
         """The tables that the program was not given, such as data that the loss closes over, by their place."""
@@ -194,8 +204,16 @@ class TorchRun:
         return {i: (each.double() if each.is_floating_point() else each).cpu().numpy() for i, each in found.items()}
 
     def values(self) -> dict[str, np.ndarray]:
-        """The parameters as they are now, in float64."""
-        return {n: p.detach().to(torch.float64, copy=True).cpu().numpy() for n, p in self.parameters.items()}
+        """The parameters as they are now, in float64; complex ones as pairs."""
+        return {n: _real64(p) for n, p in self.parameters.items()}
+
+    def set(self, values: dict[str, np.ndarray]) -> None:
+        """Give parameters other numbers, before the first step; complex ones as pairs."""
+        with torch.no_grad():
+            for name, value in values.items():
+                parameter = self.parameters[name]
+                given = torch.as_tensor(joined(value) if parameter.is_complex() else value)
+                parameter.copy_(given.reshape(parameter.shape))
 
     def _check_loss(self, loss: Any) -> None:
         if not isinstance(loss, torch.Tensor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ def check_inputs(
 ) -> None:
     """A float64 array is float64 in torch, and cut to float32 in JAX; torch may cut it, too, before it computes."""
     for name, array, ours in zip(names, arrays, given, strict=True):
-        if array.dtype.kind != "f" or array.dtype == ours.dtype or name not in torch.leaves:
+        if array.dtype.kind not in "fc" or array.dtype == ours.dtype or name not in torch.leaves:
             continue
         readers = [op for op in torch.ops if torch.leaves[name] in op.inputs]
         exact = np.array_equal(np.asarray(ours).astype(array.dtype), array, equal_nan=True)
@@ -38,17 +38,58 @@ def check_inputs(
         outcome.divergences.insert(0, Divergence(step, "input", site, site, error, None, message))
 
 
-def check_frozen(step: int, frozen: Mapping[str, str], jax: Side, updated: bool, outcome: StepOutcome) -> None:
-    """JAX parameters that hold what torch keeps as a buffer: they have a gradient, and an optimizer moves them."""
+def check_frozen(
+    step: int, frozen: Mapping[str, str], parameters: Container[str], jax: Side, outcome: StepOutcome
+) -> None:
+    """JAX parameters that hold what torch does not train, and have a gradient; where there are no optimizers.
+
+    Args:
+      step: counted from 1.
+      frozen: JAX's paths, each with torch's name.
+      parameters: the names of torch's frozen parameters; the others are buffers, whose gradient may go unused.
+      jax: the JAX side.
+      outcome: gets a divergence or a note for each.
+    """
     for path, name in frozen.items():
         if not jax.moves(path):
             continue
-        message = f"JAX's {path} is taken for torch's {name}, which is not trained; in JAX it has a gradient"
-        if updated:
-            site, theirs = Site(f"buffer {name}", name.rpartition(".")[0], "", 0), Site(f"parameter {path}", "", "", 0)
-            outcome.divergences.append(Divergence(step, "params", site, theirs, 1.0, None, message))
+        if name in parameters:
+            message = (
+                f"torch's {name} is frozen (requires_grad=False), and JAX's {path}, which holds the same numbers, has "
+                "a gradient: an optimizer would train it. Stop it with jax.lax.stop_gradient, or leave it out of params"
+            )
+            outcome.divergences.append(_frozen_divergence(step, path, f"parameter {name}", name, message))
         else:
-            outcome.notes.append(message)
+            outcome.notes.append(
+                f"JAX's {path} is taken for torch's {name}, which is not trained; in JAX it has a gradient"
+            )
+
+
+def check_frozen_moved(
+    step: int, frozen: Mapping[str, str], parameters: Container[str], moved: Container[str], outcome: StepOutcome
+) -> None:
+    """JAX parameters that hold what torch does not train, and that the JAX optimizer moves.
+
+    Args:
+      step: counted from 1.
+      frozen: JAX's paths, each with torch's name.
+      parameters: the names of torch's frozen parameters; the others are buffers.
+      moved: JAX's paths whose values the update changed.
+      outcome: gets a divergence for each.
+    """
+    for path, name in frozen.items():
+        if path in moved:
+            kind = "parameter" if name in parameters else "buffer"
+            message = (
+                f"JAX's {path} is taken for torch's {name}, a {kind} which is not trained; JAX's optimizer moves it. "
+                "Leave it out of what the optimizer updates: optax.multi_transform with optax.set_to_zero, say"
+            )
+            outcome.divergences.append(_frozen_divergence(step, path, f"{kind} {name}", name, message))
+
+
+def _frozen_divergence(step: int, path: str, what: str, name: str, message: str) -> Divergence:
+    site, theirs = Site(what, name.rpartition(".")[0], "", 0), Site(f"parameter {path}", "", "", 0)
+    return Divergence(step, "params", site, theirs, 1.0, None, message)
 
 
 def check_statistics(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxgrad.parity.fingerprints import Fingerprint, separation
+from jaxgrad.parity.fingerprints import Fingerprint
 from jaxgrad.report.values import Site
 
 
@@ -14,10 +14,9 @@ class Summary(NamedTuple):
 
     Attributes:
       fingerprint: of the float64 shadow; None for a value that is not floating, or has no shadow.
-      scale: how big the numbers were that went into an entry: its rounding error, in either precision, is relative
-        to this and not to the entry, which may be small by cancellation.
+      scale: the mean size of what was added up in an entry; far above the entries where it cancelled.
       error: the largest distance between the program's own value and its shadow.
-      noise: how much the shadow moves when what it was given moves within its own rounding; 0 where not asked for.
+      noise: the largest distance between the shadow and disturbed ones; 0 where there are none.
       lost: the program's own value is not finite where the shadow is.
     """
 
@@ -124,15 +123,6 @@ class Tape:
                 number = self.values[i].op
                 stack += self.ops[number].inputs if number is not None else ()
         return seen
-
-    def add_noise(self, moved: Tape) -> None:
-        """Note how far each value moves, from a tape of the same step in which constants were moved."""
-        if len(self.values) != len(moved.values):
-            return
-        for ours, theirs in zip(self.values, moved.values, strict=True):
-            a, b = ours.summary.fingerprint, theirs.summary.fingerprint
-            if a is not None and b is not None:
-                ours.summary = ours.summary._replace(noise=separation(a, b) * max(a.largest, b.largest))
 
 
 def check_tape(tape: Tape) -> None:

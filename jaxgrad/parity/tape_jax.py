@@ -8,7 +8,7 @@ float32 does not spoil it; neither the caller's ``jax_enable_x64`` nor anything 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,11 +18,11 @@ import numpy as np
 
 from jaxgrad.errors import InputError
 from jaxgrad.parity.beside import Beside
-from jaxgrad.parity.constants import moved_constant, recover
-from jaxgrad.parity.fingerprints import EXTREME, Fingerprint, fingerprint, own_error
-from jaxgrad.parity.kinds import jax_kind
-from jaxgrad.parity.promote_jax import bind_promoted, in_float64, is_narrow, widened
-from jaxgrad.parity.rounding import Operand, operand_scale
+from jaxgrad.parity.constants import KnownConstants, moved_constant, recover
+from jaxgrad.parity.fingerprints import Fingerprint, fingerprint, noise_between, own_error
+from jaxgrad.parity.kinds import DECISIONS, jax_kind
+from jaxgrad.parity.promote_jax import bind_promoted, is_narrow, widened
+from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, operand_scale
 from jaxgrad.parity.sites_jax import site_of, stage_of
 from jaxgrad.parity.tape import Op, Summary, Tape, Value
 from jaxgrad.report.values import Site
@@ -71,16 +71,16 @@ class JaxRecorder:
     """Records one step of a JAX program.
 
     Args:
-      perturb: a seed; a second shadow is then run in which constants are moved within their rounding, and everything
-        the step was given by some float64 units; ``Summary.noise`` is how far the two shadows are apart.
-      exact_constant: tells whether a table of constants is the same, entry for entry, on the other side.
+      disturbance: which disturbed shadows run beside; ``Summary.noise`` is how far they are from the exact one.
+      known: the constants of the other side, and what they stand for.
     """
 
-    def __init__(self, perturb: int | None = None, exact_constant: Callable[[np.ndarray], bool] = lambda array: False):
+    def __init__(self, disturbance: Disturbance = Disturbance(), known: KnownConstants | None = None):
         self.tape = Tape(framework=f"jax {jax.__version__}")
         self.uncertain = False
-        self._perturb = None if perturb is None else np.random.default_rng(perturb)
-        self._exact_constant = exact_constant
+        self._disturbance = disturbance
+        self._worlds = 1 + len(disturbance.seeds)
+        self._known = known or KnownConstants()
         self._constants: dict[Any, _Cell] = {}
         self._waiting: list[tuple[Value, str, tuple[int, ...], Any]] = []
         self._beside = Beside()
@@ -104,9 +104,8 @@ class JaxRecorder:
         with self._beside:
             given = []
             for name, array, shadow, live in leaves:
-                cell = self._given(array, shadow, name, exact=True)
-                value = self.tape.values[cell.index]
-                value.leaf, value.live = name, live
+                cell = self._given(array, shadow, name)
+                self.tape.values[cell.index].live = live
                 self.tape.leaves[name] = cell.index
                 given.append(cell)
             better = better if better is not None and _same_structure(closed.jaxpr, better.jaxpr) else None
@@ -235,6 +234,8 @@ class JaxRecorder:
             shadows, _ = self._shadows(eqn, inputs, own)
             return [_Cell(own[0], shadows[0], inputs[0].index)]
         shadows, shadowed = self._shadows(eqn, inputs, own)
+        if self._disturbance.seeds and shadowed and jax_kind(name) != "move":
+            shadows = [self._disturbed(each, name in DECISIONS) for each in shadows]
         return self._made(name, inputs, list(zip(own, shadows, strict=True)), site, eqn, shadowed)
 
     def _shadows(self, eqn: Any, inputs: list[_Cell], own: list[Any]) -> tuple[list[tuple[Any, ...]], bool]:
@@ -250,17 +251,17 @@ class JaxRecorder:
             except Exception:  # no float64 twin: the program's own result has to do
                 shadowed = False
                 worlds.append([widened(each) for each in own])
-        decided = worlds[0]  # what is not floating is a decision, taken once for both
-        for world in worlds[1:]:
-            world[:] = [
-                ours if jnp.issubdtype(ours.dtype, jnp.inexact) else first
-                for ours, first in zip(world, decided, strict=True)
-            ]
         return list(zip(*worlds, strict=True)), shadowed
 
-    @property
-    def _worlds(self) -> int:
-        return 1 if self._perturb is None else 2
+    def _disturbed(self, shadows: tuple[Any, ...], decides: bool) -> tuple[Any, ...]:
+        """The shadows of a result, moved where it is rounded; a decision is taken once for all of them."""
+        exact, *others = shadows
+        if decides or not jnp.issubdtype(exact.dtype, jnp.inexact):
+            return (exact,) * self._worlds
+        with jax.enable_x64(True):
+            seeds = self._disturbance.seeds
+            moved = [jnp.asarray(disturbed(np.asarray(each), s)) for each, s in zip(others, seeds, strict=True)]
+        return exact, *moved
 
     def _made(
         self,
@@ -288,42 +289,56 @@ class JaxRecorder:
         """A constant of the jaxpr: equal ones are one value."""
         if not hasattr(const, "dtype"):
             const = np.asarray(const)
-        extended = jnp.issubdtype(const.dtype, jax.dtypes.extended)
-        if extended:
+        if jnp.issubdtype(const.dtype, jax.dtypes.extended):
             return self._cell_of(const, (const,) * self._worlds, "constant")
         array = np.asarray(const)
         key = (array.shape, str(array.dtype), array.tobytes()) if array.size <= 64 else None
         if key is not None and key in self._constants:
             return self._constants[key]
-        shadow = None
-        if wide is not None and hasattr(wide, "dtype") and np.shape(wide) == array.shape:
-            candidate = np.asarray(wide)
-            if candidate.dtype == np.float64 and np.array_equal(candidate.astype(array.dtype), array, equal_nan=True):
-                shadow = candidate
-        cell = self._given(const, shadow, "constant", exact=shadow is not None and str(array.dtype) != "float64")
+        if not jnp.issubdtype(array.dtype, jnp.inexact):
+            cell = self._given(const, None, "constant")
+        else:
+            meant, certain = self._meant(array, wide)
+            moves = self._disturbance.constants and not certain
+            seeds = self._disturbance.seeds
+            moved = [moved_constant(meant, array.dtype, s) if moves else meant for s in seeds]
+            with jax.enable_x64(True):
+                worlds = tuple(jnp.asarray(each) for each in (meant, *moved))
+            own = const if isinstance(const, jax.Array) else jnp.asarray(const)
+            cell = self._cell_of(own, worlds, "constant")
+            self.uncertain |= not certain
         if key is not None:
             self._constants[key] = cell
         return cell
 
-    def _given(self, array: Any, shadow: np.ndarray | None, leaf: str, exact: bool) -> _Cell:
+    def _meant(self, array: np.ndarray, wide: Any) -> tuple[np.ndarray, bool]:
+        """The float64 numbers that a constant stands for, and whether that is certain.
+
+        They are torch's where torch's round to the same; what the trace in float64 has in its place; or what is simple.
+        """
+        if array.dtype in (np.float64, np.complex128):
+            return array, True
+        if np.iscomplexobj(array):
+            parts = [(np.real(array), None), (np.imag(array), None)]
+            if hasattr(wide, "dtype"):
+                parts = [(np.real(array), np.real(wide)), (np.imag(array), np.imag(wide))]
+            (real, one), (imaginary, other) = (self._meant(*each) for each in parts)
+            return real + 1j * imaginary, one and other
+        known = self._known.meant(array)
+        if known is not None:
+            return known, True
+        if hasattr(wide, "dtype") and np.shape(wide) == array.shape:
+            twin = np.asarray(wide)
+            if twin.dtype == np.float64 and np.array_equal(twin.astype(array.dtype), array, equal_nan=True):
+                return twin, True
+        return recover(array)
+
+    def _given(self, array: Any, shadow: np.ndarray | None, leaf: str) -> _Cell:
+        """Something that the step was given, which is exact."""
         own = array if isinstance(array, jax.Array) else jnp.asarray(array)
-        if not jnp.issubdtype(own.dtype, jnp.floating):
-            wide = widened(own)
-            return self._cell_of(own, (wide,) * self._worlds, leaf)
-        base = in_float64(own) if shadow is None else np.asarray(shadow, np.float64)
-        moved = base
-        if leaf == "constant":
-            certain = True
-            if not exact and not self._exact_constant(base):
-                small = np.asarray(own)
-                base, certain = recover(small if small.dtype == np.float32 else small.astype(np.float64))
-                self.uncertain |= not certain
-            moved = moved_constant(base, self._perturb) if base.size == 1 or not certain else base
-        elif self._perturb is not None:
-            moved = base * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), base.shape))
         with jax.enable_x64(True):
-            worlds = tuple(jnp.asarray(each) for each in (base, moved)[: self._worlds])
-        return self._cell_of(own, worlds, leaf)
+            wide = widened(own) if shadow is None else jnp.asarray(np.asarray(shadow))
+        return self._cell_of(own, (wide,) * self._worlds, leaf)
 
     def _cell_of(self, own: Any, shadows: tuple[Any, ...], leaf: str) -> _Cell:
         return _Cell(own, shadows, self._value(own, shadows, leaf, "other", ()).index)
@@ -357,15 +372,9 @@ def _measured(own: Any, shadows: tuple[Any, ...]) -> tuple[Fingerprint | None, f
     """The fingerprint, the program's own error, the noise, and whether entries were lost."""
     if not (jnp.issubdtype(own.dtype, jnp.floating) or jnp.issubdtype(own.dtype, jnp.complexfloating)):
         return None, 0.0, 0.0, False
-    narrow, wide, *second = (_real(each) for each in (own, *shadows))
+    narrow, wide, *others = (_real(each) for each in (own, *shadows))
     error, lost = own_error(narrow, wide)
-    noise = 0.0
-    if second:
-        with np.errstate(invalid="ignore"):
-            moved = np.abs(wide - second[0])
-        # What stands for infinity in a mask moves by more than all that it is added to.
-        noise = float(np.max(moved, where=np.isfinite(moved) & (np.abs(wide) < EXTREME), initial=0.0))
-    return fingerprint(wide), error, noise, lost
+    return fingerprint(wide), error, max((noise_between(wide, each) for each in others), default=0.0), lost
 
 
 def _opened(closed: Any) -> Any:
@@ -424,7 +433,7 @@ def _keeps(name: str, eqn: Any, inputs: list[_Cell], own: list[Any]) -> bool:
 def _real(array: Any) -> np.ndarray:
     array = np.asarray(array)
     if np.iscomplexobj(array):
-        return np.stack([array.real, array.imag], axis=-1)
+        return np.stack([np.real(array), np.imag(array)], axis=-1)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 

@@ -15,20 +15,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
-from torch._decomp import decomposition_table
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from jaxgrad.parity.beside import side_by_side
-from jaxgrad.parity.constants import moved_constant, recover
-from jaxgrad.parity.fingerprints import fingerprint, own_error
-from jaxgrad.parity.kinds import torch_kind
-from jaxgrad.parity.rounding import Operand, operand_scale
+from jaxgrad.parity.constants import KnownConstants, moved_constant, recover
+from jaxgrad.parity.fingerprints import fingerprint, noise_between, own_error
+from jaxgrad.parity.kinds import DECISIONS, base_name, torch_kind
+from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, operand_scale
 from jaxgrad.parity.tape import Op, Summary, Tape, Value
-from jaxgrad.parity.torch_rnn import shadow_of_fused_rnn
+from jaxgrad.parity.torch_shadows import run_wide
 from jaxgrad.report.values import Site
 
 _WIDE = {
@@ -47,11 +47,11 @@ _FILLS = set(
 
 
 class _Store:
-    """A storage of the program and its shadow."""
+    """A storage of the program and its shadows."""
 
-    def __init__(self, reference: StorageWeakRef, shadow: torch.Tensor, leaf: str | None):
+    def __init__(self, reference: StorageWeakRef, shadows: list[torch.Tensor], leaf: str | None):
         self.reference = reference
-        self.shadow = shadow  # flat
+        self.shadows = shadows  # flat: the exact one, then the disturbed ones
         self.leaf = leaf
         self.views: dict[Any, int] = {}  # which value each view of it holds
         self.owners: list[tuple[int, Any]] = []  # the values written to it and where, the last one first
@@ -62,16 +62,17 @@ class TorchRecorder(TorchDispatchMode):
 
     Args:
       module: the program's module; its submodules name the places.
-      perturb: a seed; constants are then moved within their rounding, and so is everything the step was given, by some
-        float64 units, to see how much of a difference that explains.
-      exact_constants: fingerprints of the other side's constants: one that is the same there is not moved.
+      disturbance: which disturbed shadows run beside; ``Summary.noise`` is how far they are from the exact one.
+      given: tells whether a table is, entry for entry, one of the arrays that the other side is given.
+      shared: tells whether a table is, entry for entry, one of the other side's constants.
     """
 
     def __init__(
         self,
         module: torch.nn.Module,
-        perturb: int | None = None,
-        exact_constant: Callable[[np.ndarray], bool] = lambda array: False,
+        disturbance: Disturbance = Disturbance(),
+        given: Callable[[np.ndarray], bool] = lambda array: False,
+        shared: Callable[[np.ndarray], bool] = lambda array: False,
     ):
         super().__init__()
         self.tape = Tape(framework=f"torch {torch.__version__}")
@@ -83,8 +84,10 @@ class TorchRecorder(TorchDispatchMode):
         self._forward_sites: dict[int, Site] = {}
         self.uncertain = False
         self.closed_over: dict[int, torch.Tensor] = {}
-        self._perturb = None if perturb is None else np.random.default_rng(perturb)
-        self._exact_constant = exact_constant
+        self.known = KnownConstants()
+        self._disturbance = disturbance
+        self._worlds = range(1 + len(disturbance.seeds))
+        self._given, self._shared = given, shared
 
     # --- what the engine calls ----------------------------------------------------------------------------------------
 
@@ -127,7 +130,7 @@ class TorchRecorder(TorchDispatchMode):
     def shadow_of(self, tensor: torch.Tensor) -> np.ndarray:
         """The float64 shadow of a tensor; valid until the tensor is written again."""
         with torch.no_grad():
-            return self._shadow(tensor).detach().cpu().numpy()
+            return self._shadow(tensor).detach().resolve_conj().cpu().numpy()
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
@@ -144,7 +147,7 @@ class TorchRecorder(TorchDispatchMode):
         with torch.no_grad():
             read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
             inputs = [self._value_of(tensor).index for tensor in read]
-            shadow_args = self._widened(args, kwargs)
+            shadow_args = [self._widened(args, kwargs, world) for world in self._worlds]
         made = func(*args, **kwargs)  # in the program's own grad mode, which some kernels ask for
         with torch.no_grad():
             self._record(func, args, kwargs, shadow_args, read, inputs, made)
@@ -153,7 +156,7 @@ class TorchRecorder(TorchDispatchMode):
     # --- one operation ------------------------------------------------------------------------------------------------
 
     def _record(
-        self, func: Any, args: Any, kwargs: Any, shadow_args: Any, read: list[Any], inputs: list[int], made: Any
+        self, func: Any, args: Any, kwargs: Any, shadow_args: list[Any], read: list[Any], inputs: list[int], made: Any
     ) -> None:
         written = _written(func, args, kwargs)
         known = {tensor.untyped_storage()._cdata for tensor in read}
@@ -168,21 +171,29 @@ class TorchRecorder(TorchDispatchMode):
         draws = _draws(func, args, kwargs)
         shadowed = True
         if draws:
-            for tensor in [*written, *outputs]:
-                self._set_shadow(tensor, tensor.detach())
+            self._take_own([*written, *outputs])
         else:
-            shadowed = self._run_shadow(func, shadow_args, written, outputs)
+            shadowed = self._run_shadows(func, shadow_args, written, outputs)
         fresh = [t for t in outputs if not any(t is w for w in written)] if written else outputs
         self._note(func, inputs, written, fresh, site, stage, shadowed, draws)
 
-    def _run_shadow(self, func: Any, given: tuple[Any, Any], written: list[Any], outputs: list[Any]) -> bool:
-        try:
-            with _default_dtype(torch.float64):  # what integers and factories become
-                made = _run_wide(func, *given)
-        except Exception:  # whatever it is, the operation has no float64 twin: its own result has to do
-            for tensor in [*written, *outputs]:
-                self._set_shadow(tensor, tensor.detach())
-            return False
+    def _run_shadows(self, func: Any, given: list[tuple[Any, Any]], written: list[Any], outputs: list[Any]) -> bool:
+        """Run an operation on each of the shadows; whether that could be done."""
+        same = True
+        for world in self._worlds:
+            try:
+                with _default_dtype(torch.float64):  # what integers and factories become
+                    made = run_wide(func, *given[world])
+            except Exception:  # whatever it is, the operation has no float64 twin: its own result has to do
+                self._take_own([*written, *outputs])
+                return False
+            same &= self._keep_shadows(made, given[world], written, outputs, world)
+        if self._disturbance.seeds and torch_kind(str(func)) != "move":
+            for tensor in {id(each): each for each in (*written, *outputs)}.values():
+                self._disturb(tensor, base_name(str(func)) in DECISIONS)
+        return same
+
+    def _keep_shadows(self, made: Any, given: Any, written: list[Any], outputs: list[Any], world: int) -> bool:
         shadows = [t for t in tree_flatten(made)[0] if isinstance(t, torch.Tensor)]
         held = {t.untyped_storage()._cdata for t in tree_leaves(given) if isinstance(t, torch.Tensor)}
         same = True
@@ -192,8 +203,24 @@ class TorchRecorder(TorchDispatchMode):
             if shadow.shape != tensor.shape:
                 same = same and not tensor.is_floating_point()  # a workspace of bytes has no meaning to others
                 shadow = tensor.detach()
-            self._set_shadow(tensor, shadow, shadow.untyped_storage()._cdata not in held)
+            self._set_shadow(tensor, shadow, world, shadow.untyped_storage()._cdata not in held)
         return same and len(shadows) == len(outputs)
+
+    def _take_own(self, tensors: list[Any]) -> None:
+        for tensor in tensors:
+            for world in self._worlds:
+                self._set_shadow(tensor, tensor.detach(), world)
+
+    def _disturb(self, tensor: Any, decides: bool) -> None:
+        """Move the disturbed shadows of a result where it is rounded; a decision is taken once for all of them."""
+        exact = self._shadow(tensor)
+        for world, seed in zip(self._worlds[1:], self._disturbance.seeds, strict=True):
+            shadow = self._shadow(tensor, world)
+            if decides or not (exact.is_floating_point() or exact.is_complex()):
+                shadow.copy_(exact)
+            else:
+                moved = disturbed(shadow.detach().resolve_conj().resolve_neg().cpu().numpy(), seed)
+                shadow.copy_(torch.from_numpy(moved))
 
     def _look(self, func: Any, read: list[Any], inputs: list[int], outputs: list[Any], site: Site, stage: str) -> None:
         """A view: the same value if it has the same entries, else a value that reads the other."""
@@ -243,7 +270,7 @@ class TorchRecorder(TorchDispatchMode):
             store = self._store(tensor)
             value = self._new_value(tensor, lambda largest, size: operand_scale(kind, operands, largest, size))
             store.views[_key(tensor)] = value.index
-            whole = tensor.numel() == store.shadow.numel()
+            whole = tensor.numel() == store.shadows[0].numel()
             store.owners = [(value.index, _key(tensor)), *([] if whole else store.owners)]
             made.append(value.index)
         self.tape.add_op(Op(str(func), tuple(dict.fromkeys(inputs)), tuple(made), site, stage, shadowed, draws))
@@ -278,7 +305,9 @@ class TorchRecorder(TorchDispatchMode):
             found, (error, lost) = side_by_side(
                 lambda: fingerprint(shadow), lambda: own_error(_array(tensor.detach()), shadow), shadow.size
             )
-            summary = Summary(found, scale_of(found.largest, found.size), error, 0.0, lost)
+            others = (_array(self._shadow(tensor, world)) for world in self._worlds[1:])
+            noise = max((noise_between(shadow, each) for each in others), default=0.0)
+            summary = Summary(found, scale_of(found.largest, found.size), error, noise, lost)
         name = str(tensor.dtype).removeprefix("torch.")
         return self.tape.add_value(tuple(tensor.shape), name, summary)
 
@@ -289,41 +318,40 @@ class TorchRecorder(TorchDispatchMode):
         known = self._stores.get(storage._cdata)
         if known is None:
             flat = _flat(tensor)
-            if _WIDE.get(flat.dtype):
-                shadow = self._first_shadow(flat, leaf)
-            else:
-                shadow = flat.to(_WIDE.get(flat.dtype, flat.dtype), copy=True)
-            known = self._stores[storage._cdata] = _Store(StorageWeakRef(storage), shadow, leaf)
+            shadows = self._first_shadows(flat, leaf)
+            known = self._stores[storage._cdata] = _Store(StorageWeakRef(storage), shadows, leaf)
             if len(self._stores) % 512 == 0:
                 self._forget()
         return known
 
-    def _first_shadow(self, flat: torch.Tensor, leaf: str | None) -> torch.Tensor:
-        """The shadow of something that the tape did not make: exact data, or a constant that was rounded."""
-        wide = flat.to(_WIDE[flat.dtype], copy=True)
-        given = leaf is not None and not leaf.startswith("buffer ")
-        array = _array(wide)
-        if given:
-            if self._perturb is not None:
-                array = array * (1 + 2.0**-48 * self._perturb.choice((-1.0, 1.0), array.shape))
-        else:
-            certain = True
-            if not self._exact_constant(array):
-                narrow = flat.dtype in (torch.float32, torch.complex64)
-                array, certain = recover(array.astype(np.float32) if narrow else array)
-                self.uncertain |= not certain
-            if array.size == 1 or not certain:
-                array = moved_constant(array, self._perturb)
-        made = torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float64, device=flat.device)
-        return torch.view_as_complex(made) if wide.is_complex() else made
+    def _first_shadows(self, flat: torch.Tensor, leaf: str | None) -> list[torch.Tensor]:
+        """The shadows of something that the tape did not make: exact data, or a constant that was rounded."""
+        wide = flat.to(_WIDE.get(flat.dtype, flat.dtype), copy=True)
+        if not (flat.is_floating_point() or flat.is_complex()) or (leaf is not None and not leaf.startswith("buffer ")):
+            return [wide, *(wide.clone() for _ in self._disturbance.seeds)]
+        made = [self._meant(part) for part in _parts(flat)]  # exact, then moved; of a complex one both parts
+        joined = [each[0] if len(each) == 1 else each[0] + 1j * each[1] for each in zip(*made, strict=True)]
+        return [torch.tensor(each, dtype=wide.dtype, device=flat.device) for each in joined]
+
+    def _meant(self, own: np.ndarray) -> list[np.ndarray]:
+        """The float64 numbers that a constant stands for, and those of the disturbed shadows."""
+        meant, certain = np.asarray(own, np.float64), True
+        if not self._given(meant):
+            recovered, certain = recover(own)
+            certain = certain or self._shared(meant)
+            meant = recovered
+        self.uncertain |= not certain
+        self.known.add(own, meant)
+        moves = self._disturbance.constants and not certain
+        return [meant, *(moved_constant(meant, own.dtype, s) if moves else meant for s in self._disturbance.seeds)]
 
     def _forget(self) -> None:
         """Drop the shadows of storages that the program has freed."""
         for cdata in [cdata for cdata, store in self._stores.items() if store.reference.expired()]:
             del self._stores[cdata]
 
-    def _shadow(self, tensor: torch.Tensor) -> torch.Tensor:
-        base = self._store(tensor).shadow
+    def _shadow(self, tensor: torch.Tensor, world: int = 0) -> torch.Tensor:
+        base = self._store(tensor).shadows[world]
         if tensor.is_complex() and not base.is_complex():
             base = torch.view_as_complex(base.view(-1, 2))
         elif base.is_complex() and not tensor.is_complex():
@@ -334,30 +362,34 @@ class TorchRecorder(TorchDispatchMode):
         view = view.conj() if tensor.is_conj() else view
         return view.neg() if tensor.is_neg() else view
 
-    def _set_shadow(self, tensor: torch.Tensor, shadow: torch.Tensor, fresh: bool = False) -> None:
+    def _set_shadow(self, tensor: torch.Tensor, shadow: torch.Tensor, world: int, fresh: bool = False) -> None:
         """Give a tensor that was just made its shadow, in the same layout of memory; a fresh one may be kept itself."""
         storage = tensor.untyped_storage()
         wide = _WIDE.get(tensor.dtype, tensor.dtype)
         known = self._stores.get(storage._cdata)
-        if known is not None and not known.reference.expired():
-            self._shadow(tensor).copy_(shadow)
+        if known is not None and not known.reference.expired() and world < len(known.shadows):
+            self._shadow(tensor, world).copy_(shadow)
             return
         length = storage.nbytes() // max(tensor.element_size(), 1)
         if fresh and _laid_out_alike(tensor, shadow, length, wide):
             flat = torch.as_strided(shadow, (length,), (1,), 0)
         else:
             flat = torch.zeros(length, dtype=wide, device=tensor.device)
-            torch.as_strided(flat, tensor.size(), tensor.stride(), tensor.storage_offset()).copy_(shadow)
-        self._stores[storage._cdata] = _Store(StorageWeakRef(storage), flat, None)
-        if len(self._stores) % 512 == 0:
-            self._forget()
+            view = torch.as_strided(flat, tensor.size(), tensor.stride(), tensor.storage_offset())
+            view.copy_(_stored(tensor, shadow))
+        if world:
+            self._stores[storage._cdata].shadows.append(flat)
+        else:
+            self._stores[storage._cdata] = _Store(StorageWeakRef(storage), [flat], None)
+            if len(self._stores) % 512 == 0:
+                self._forget()
 
-    def _widened(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def _widened(self, args: Any, kwargs: Any, world: int) -> tuple[Any, Any]:
         def widen(each: Any) -> Any:
             if isinstance(each, torch.Tensor):
-                return self._shadow(each)
-            if isinstance(each, float) and self._perturb is not None:
-                return float(moved_constant(np.asarray(each), self._perturb))
+                return self._shadow(each, world)
+            if isinstance(each, float):
+                self.known.add_scalar(each)
             return _WIDE.get(each, each) if isinstance(each, torch.dtype) else each
 
         return tree_map(widen, args), tree_map(widen, kwargs)
@@ -379,32 +411,6 @@ class TorchRecorder(TorchDispatchMode):
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
-
-
-def _run_wide(func: Any, args: Any, kwargs: Any) -> Any:
-    name = func._overloadpacket.__name__
-    schema = [argument.name for argument in func._schema.arguments]
-    if "half_to_float" in schema:
-        args = (*args[:2], False)
-    if name in ("softplus", "softplus_backward"):
-        args = _without_cut_off(name, args)
-    if name in ("mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"):
-        return shadow_of_fused_rnn(name, args)
-    try:
-        return func(*args, **kwargs)
-    except (RuntimeError, NotImplementedError):
-        if func not in decomposition_table:
-            raise
-        return decomposition_table[func](*args, **kwargs)
-
-
-def _without_cut_off(name: str, args: Any) -> Any:
-    """Softplus is cut off where float32 cannot tell it from its argument; float64 can, up to some 40."""
-    place = 2 if name == "softplus" else 3
-    given = [*args, *(1, 20)[len(args) - place + 1 :]] if len(args) <= place else list(args)
-    if given[place] >= 16:
-        given[place] = max(given[place], 40)
-    return tuple(given)
 
 
 @contextmanager
@@ -458,7 +464,7 @@ def _overlapping(store: _Store, key: Any) -> tuple[int, ...]:
     if len({each[3].is_complex for each in (key, *(where for _, where in store.owners))}) > 1:
         return everything  # counted in other units
     offset, size, stride = key[:3]
-    here = torch.zeros(store.shadow.numel(), dtype=torch.bool)
+    here = torch.zeros(store.shadows[0].numel(), dtype=torch.bool)
     torch.as_strided(here, size, stride, offset).fill_(True)
     shared = [i for i, (start, sizes, steps, *_) in store.owners if torch.as_strided(here, sizes, steps, start).any()]
     return tuple(dict.fromkeys(shared)) or everything
@@ -487,9 +493,15 @@ def _laid_out_alike(tensor: torch.Tensor, shadow: torch.Tensor, length: int, wid
     )
 
 
+def _stored(tensor: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+    """What lies in memory where a tensor with a conjugate or a negative bit reads something; undone by itself."""
+    stored = read._neg_view() if tensor.is_neg() else read
+    return stored.conj() if tensor.is_conj() else stored
+
+
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor's storage, as one row."""
-    whole = tensor.detach()
+    whole = _stored(tensor, tensor.detach())
     length = whole.untyped_storage().nbytes() // max(whole.element_size(), 1)
     return torch.as_strided(whole, (length,), (1,), 0)
 
@@ -498,6 +510,16 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     real = torch.view_as_real(tensor.resolve_conj().resolve_neg()) if tensor.is_complex() else tensor.resolve_neg()
     real = real.float() if real.dtype == torch.bfloat16 else real
     return real.detach().cpu().numpy()
+
+
+def _parts(flat: torch.Tensor) -> list[np.ndarray]:
+    """A constant as NumPy holds it, in its own dtype; of a complex one the real and the imaginary part."""
+    flat = flat.detach().cpu()
+    if flat.is_complex():
+        return [part.contiguous().numpy() for part in (flat.real, flat.imag)]
+    if flat.dtype in (torch.float64, torch.float32, torch.float16):
+        return [flat.numpy()]
+    return [flat.float().numpy().astype(jnp.bfloat16)]  # and eight bits, which it holds exactly
 
 
 def _precision(dtype: torch.dtype) -> int:

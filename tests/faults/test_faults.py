@@ -79,7 +79,8 @@ FAULTS = [
     Fault("autoencoder", "decoder's kernel stopped", "gradient", ("", "encoder")),
     Fault("autoencoder", "encoder without its bias", "forward", ("encoder",), "x @ kernel"),
     Fault("autoencoder", "decoder adds the data's mean", "loss", HERE, "x.mean(0, keepdims=True)"),
-    Fault("autoencoder_trained", "untied", "update", ("encoder",)),
+    Fault("autoencoder", "untied", "params", ("encoder",)),
+    Fault("autoencoder_trained", "untied", "params", ("encoder",)),
     Fault("autoencoder_trained", "learning rate", "update", ("", "encoder")),
     # losses
     Fault("binary cross entropy", "sum over classes", "loss", HERE),
@@ -156,6 +157,7 @@ FAULTS = [
     Fault("language_model", "embedding scaled", "forward", ("words", ""), "words * math.sqrt(WIDTH)"),
     Fault("language_model", "output kernel stopped", "gradient", ("", "words")),
     Fault("language_model", "padding counted", "loss", HERE),
+    Fault("language_model", "output untied", "params", ("words",)),
     Fault("rotary", "halves for pairs", "forward", HERE),
     Fault("rotary", "base", "forward", HERE),
     Fault("rotary", "only the query turned", "forward", HERE, "turned(q) @ k"),

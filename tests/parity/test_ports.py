@@ -82,8 +82,8 @@ def test_float32_differences_of_a_correct_port_are_a_few_rounding_units():
     assert report.rounding.units < 8 * 11
 
 
-def test_untied_leaves_are_told_in_a_note():
-    report, _, _ = _compared("autoencoder", "untied")
+def test_a_copy_that_the_loss_does_not_read_is_told_in_a_note():
+    report, _, _ = _compared("autoencoder", "copied")
     assert any("encoder.weight" in note and "decoder.weight" in note for note in report.notes), report.notes
 
 

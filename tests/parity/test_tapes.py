@@ -12,11 +12,6 @@ from jaxgrad.parity.programs import JaxProgram, SplitParams, TorchProgram
 from jaxgrad.parity.run_jax import JaxRun
 from jaxgrad.parity.tape import check_tape
 
-
-def no_table(array):
-    return False
-
-
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
@@ -102,7 +97,7 @@ def squares(module, x):
 def recorded(torch, module, x):
     from jaxgrad.parity.run_torch import TorchRun
 
-    run = TorchRun(TorchProgram(module, squares), None, no_table)
+    run = TorchRun(TorchProgram(module, squares))
     return run, run.forward_and_backward((x,), ["batch[0]"])
 
 
@@ -232,7 +227,7 @@ def jax_recorded(loss):
     params, x = given()
     run = JaxRun(JaxProgram(params, loss), SplitParams(params), {})
     traced = run.trace((x,), [x])
-    tape, _ = run.forward_and_backward(traced, [x], [np.asarray(x)], ["batch[0]"], set(), None, no_table)
+    tape, _ = run.forward_and_backward(traced, [x], [np.asarray(x)], ["batch[0]"], set())
     return run, tape
 
 

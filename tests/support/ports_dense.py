@@ -331,11 +331,13 @@ class Autoencoder(torch.nn.Module):
         return torch.tanh(self.encoder(x)) @ self.encoder.weight + self.back
 
 
-@port("decoder's kernel stopped", "encoder without its bias", "decoder adds the data's mean", same=("untied",))
+@port(
+    "decoder's kernel stopped", "encoder without its bias", "decoder adds the data's mean", "untied", same=("copied",)
+)
 def autoencoder(fault: str) -> Programs:
     module = fresh(Autoencoder())
     params = params_of(module)
-    if fault == "untied":
+    if fault in ("untied", "copied"):  # a copy that the loss does not read is harmless
         params["decoder.weight"] = params["encoder.weight"]
 
     def loss(p, x):

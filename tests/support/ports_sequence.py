@@ -197,7 +197,7 @@ class Language(torch.nn.Module):
     "embedding scaled",
     "output kernel stopped",
     "padding counted",
-    same=("output untied",),
+    "output untied",
 )
 def language_model(fault: str) -> Programs:
     module = fresh(Language())
