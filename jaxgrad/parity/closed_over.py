@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxgrad.parity.fingerprints import bag
 from jaxgrad.parity.flat_jaxpr import FlatJaxpr, results
 from jaxgrad.parity.judge import StepOutcome
-from jaxgrad.parity.leaves import bag
 from jaxgrad.parity.rounding import unit
 from jaxgrad.parity.tape import Tape
 from jaxgrad.report.values import Divergence, Site

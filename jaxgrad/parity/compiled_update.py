@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,12 +22,12 @@ class UpdateTargets:
         self._program, self._split = program, split
         self._state: Any = None
 
-    def next(self, params: Sequence[jax.Array], gradients: Mapping[str, np.ndarray], loss: float) -> list[Target]:
+    def next(self, params: Sequence[jax.Array], gradients: Sequence[np.ndarray], loss: float) -> list[Target]:
         """The update of one step; the optimizer's state is carried to the next.
 
         Args:
           params: the parameters before it.
-          gradients: by path.
+          gradients: one a parameter, as ``jax.grad`` gives them.
           loss: of the step.
 
         Returns:
@@ -45,9 +45,7 @@ class UpdateTargets:
             updates, state = optax.with_extra_args_support(optimizer).update(slopes, state, params, **extra)
             return optax.apply_updates(params, updates), state
 
-        slopes = [
-            jnp.asarray(gradients[path], each.dtype) for path, each in zip(self._split.paths, params, strict=True)
-        ]
+        slopes = [jnp.asarray(slopes, each.dtype) for slopes, each in zip(gradients, params, strict=True)]
         arguments = (
             self._split.trainable(params),
             self._split.trainable(slopes),

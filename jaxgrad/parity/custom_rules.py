@@ -95,7 +95,7 @@ def _explains(flat: FlatJaxpr, wrong: Step, given: Sequence[Any], parameters: in
             return env[flat.outputs[0]]
 
         slopes = jax.grad(loss)(list(given[:parameters]))
-        return float(sum((np.asarray(each) ** 2).sum() for each in slopes))
+        return float(sum((np.abs(np.asarray(each)) ** 2).sum() for each in slopes))
 
     return abs(gradients(True) - size) <= EXACT * size < abs(gradients(False) - size)
 

@@ -174,8 +174,7 @@ class _Comparison:
             if self._compiled is not None and not outcome.wrong and not outcome.doubts:
                 targets = jax_run.compiled_targets(traced[0], given)
                 if self.jax_program.optimizer is not None:
-                    slopes = {path: jax_run.gradient(path, each) for path, each in jax_run.own_gradients.items()}
-                    targets += update_targets.next(jax_run.own, slopes, jax_run.loss)
+                    targets += update_targets.next(jax_run.own, [own for own, _ in jax_run.raw_gradients], jax_run.loss)
             if not outcome.wrong and not outcome.doubts and updates is not None:
                 read = jax_tape.above(jax_tape.loss)
                 unread = {path for path in self.split.paths if jax_tape.leaves[path] not in read}

@@ -90,11 +90,11 @@ class SplitParams:
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float))
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex))
 
 
 def _inexact(leaf: Any) -> bool:
-    dtype = jnp.result_type(leaf) if isinstance(leaf, float) else leaf.dtype
+    dtype = jnp.result_type(leaf) if isinstance(leaf, (float, complex)) else leaf.dtype
     return not jnp.issubdtype(dtype, jax.dtypes.extended) and bool(jnp.issubdtype(dtype, jnp.inexact))
 
 

@@ -42,6 +42,7 @@ class JaxRun:
         self.loss = self.wide_loss = 0.0
         self.loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
         self._wide_loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
+        self.raw_gradients: list[tuple[np.ndarray, np.ndarray]] = []
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
 
@@ -137,6 +138,7 @@ class JaxRun:
         tape = recorder.tape
         tape.loss = loss.index
         self.loss, self.wide_loss = float(loss.own), float(loss.shadows[0])
+        self.raw_gradients = [(np.asarray(cell.own), np.asarray(cell.shadows[0])) for cell in grads]
         for path, cell in zip(self.split.paths, grads, strict=True):
             tape.gradients[path] = cell.index
             self.gradients[path] = self._slopes(cell.shadows[0])
@@ -202,8 +204,8 @@ class JaxRun:
         inputs, paths = [*self.own, *given], self.split.paths
         loss = np.asarray(self.loss), np.asarray(self.wide_loss)
         names = ["the loss", *(f"the gradient of {path}" for path in paths)]
-        own = [loss[0], *(self.gradient(path, self.own_gradients[path]) for path in paths)]
-        shadows = [loss[1], *(self.gradient(path, self.gradients[path]) for path in paths)]
+        own = [loss[0], *(own for own, _ in self.raw_gradients)]
+        shadows = [loss[1], *(wide for _, wide in self.raw_gradients)]
         assert self.loss_jaxpr is not None
         return [
             Target("loss and gradients", closed, inputs, names, own, shadows),
