@@ -308,7 +308,6 @@ NEAR = {
     "Adam decay 1e-6": ("Adam", {}, optax.chain(optax.add_decayed_weights(1e-6), optax.adam(1e-2))),
     "AdamW decay 1e-6": ("Adam", {}, optax.adamw(1e-2, weight_decay=1e-6)),
     "decay decoupled": ("Adam", {"weight_decay": 1e-2}, optax.adamw(1e-2, weight_decay=1e-2)),
-    "amsgrad": ("Adam", {"amsgrad": True}, optax.adam(1e-2)),
     "Adamax eps": ("Adamax", {}, optax.adamax(1e-2, eps=1.1e-8)),
     "RMSprop eps": ("RMSprop", {}, optax.rmsprop(1e-2, decay=0.99, eps=1.1e-8, eps_in_sqrt=False)),
     "RMSprop eps in the root": ("RMSprop", {}, optax.rmsprop(1e-2, decay=0.99)),
@@ -334,6 +333,13 @@ def test_a_near_miss_is_found(torch, name, reduce, scale, count):
     )
     assert report.verdict is Verdict.DIFFERENT, str(report)
     assert report.first.stage == "update"
+
+
+def test_a_largest_second_moment_is_told_from_the_last_one_after_one_batch(torch):
+    """In its second update both rise; in the third, on small gradients, only one of them falls."""
+    report = _report(torch, lambda p: torch.optim.Adam(p, 1e-2, amsgrad=True), optax.adam(1e-2), count=1)
+    assert report.verdict is Verdict.DIFFERENT, str(report)
+    assert "in a third update" in report.first.message
 
 
 @pytest.mark.parametrize(
