@@ -15,6 +15,7 @@ from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.leaf_gradients import GradientMatch, compare_gradients
 from jaxgrad.parity.leaves import LeafMatch, closest
 from jaxgrad.parity.pairs import CONJUGATE
+from jaxgrad.parity.pieces import join_pieces
 from jaxgrad.parity.precision import first_precision_loss
 from jaxgrad.parity.proof import Proof
 from jaxgrad.parity.rounding import LEEWAY, MOST_NOISE, unit
@@ -246,12 +247,16 @@ def _judge_flow(
                 alignment.partners[ours] = ()  # the roots are compared as roots
     if not roots and not gradients.wrong:
         return
+    whole = (torch.tape.loss, jax.tape.loss) not in roots
+    pieces = {} if whole else join_pieces(torch.tape, jax.tape, alignment)
     partings = part(torch.tape, jax.tape, alignment, roots)
     found.lost = {partings[0].lost, partings[0].op.outputs[0]} if partings else set()
     for parting in partings:
         permutation = permuted.get(parting.lost)
         found.divergences.append(
-            _told_of_root(step, *permutation, torch, jax) if permutation else told(step, parting, torch.tape, jax.tape)
+            _told_of_root(step, *permutation, torch, jax)
+            if permutation
+            else told(step, parting, torch.tape, jax.tape, max((pieces.get(i, 1) for i in parting.read), default=1))
         )
         _doubt(parting, torch.tape, jax.tape, found)
     if not partings and roots[:1] == [(torch.tape.loss, jax.tape.loss)]:

@@ -11,11 +11,13 @@ from jaxgrad.parity.tape import Op, Tape, Value
 from jaxgrad.report.places import at, operation_name
 from jaxgrad.report.values import Divergence, Site
 
+_SPLIT = "; one side computes it in {} pieces: look at how these are put together"
+
 MOST_NAMES = 6
 """So many values that went into an operation are named in a sentence; a ``cat`` of fifty is only counted."""
 
 
-def told(step: int, parting: Parting, torch: Tape, jax: Tape) -> Divergence:
+def told(step: int, parting: Parting, torch: Tape, jax: Tape, pieces: int = 1) -> Divergence:
     """The divergence that a parting is, with its sentence.
 
     Args:
@@ -23,6 +25,7 @@ def told(step: int, parting: Parting, torch: Tape, jax: Tape) -> Divergence:
       parting: where the flows part.
       torch: the tape of the torch step.
       jax: the tape of the JAX step.
+      pieces: in how many of them one side computes what the other has whole.
     """
     ours = torch.values[parting.lost]
     theirs = jax.values[parting.theirs] if parting.theirs is not None else None
@@ -34,7 +37,7 @@ def told(step: int, parting: Parting, torch: Tape, jax: Tape) -> Divergence:
         site,
         parting.error,
         None,
-        _sentence(parting, torch, ours, theirs, site),
+        _sentence(parting, torch, ours, theirs, site) + (_SPLIT.format(pieces) if pieces > 1 else ""),
         tuple(described(torch, i) for i in parting.read),
         shown(ours),
         shown(theirs) if theirs is not None else f"nothing of this size ({ours.size} numbers) there",

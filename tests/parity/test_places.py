@@ -200,3 +200,54 @@ def test_a_correct_port_is_said_to_round_and_not_to_be_at_fault(torch, normed):
     assert 0 < report.rounding.gradient < 1e-4
     assert "in float64 both agree, so that is rounding" in report.reason
     assert "units" not in str(report)
+
+
+@pytest.mark.parametrize("split", ["JAX", "torch"])
+def test_uneven_pieces_of_a_batch_part_in_the_loss_where_their_means_are_averaged(torch, split):
+    net = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Tanh(), torch.nn.Linear(7, 6))
+
+    def model(p, x):
+        for i in "02":
+            x = x @ p[f"{i}.weight"].T + p[f"{i}.bias"][None]  # one line for both layers
+            x = jnp.tanh(x) if i == "0" else x
+        return x
+
+    def mean_of_means(one, x, y):
+        means = [one(x[i : i + 2], y[i : i + 2]) for i in range(0, 5, 2)]  # 2, 2 and 1 rows
+        return sum(means) / len(means)
+
+    def ours(m, x, y):
+        one = lambda x, y: torch.nn.functional.mse_loss(m(x), y)  # noqa: E731
+        return mean_of_means(one, x, y) if split == "torch" else one(x, y)
+
+    def theirs(p, x, y):
+        one = lambda x, y: jnp.mean((model(p, x) - y) ** 2)  # noqa: E731
+        return mean_of_means(one, x, y) if split == "JAX" else one(x, y)
+
+    report = compare(TorchProgram(net, ours), JaxProgram(arrays(net), theirs), [(X, Y)])
+    assert report.verdict is Verdict.DIFFERENT
+    assert report.first.stage == "loss", str(report)
+    assert "in 3 pieces" in report.first.message, str(report)
+
+
+def test_even_pieces_of_a_batch_are_the_same_and_a_fault_in_a_layer_of_pieces_stays_there(torch):
+    net = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Tanh(), torch.nn.Linear(7, 6))
+
+    def program(size, slope):
+        def one(p, x, y):
+            h = jnp.tanh(slope * (x @ p["0.weight"].T + p["0.bias"][None]))
+            return ((h @ p["2.weight"].T + p["2.bias"][None] - y) ** 2).sum()
+
+        def loss(p, x, y):
+            return sum(one(p, x[i : i + size], y[i : i + size]) for i in range(0, 5, size)) / y.size
+
+        return compare(
+            TorchProgram(net, lambda m, x, y: torch.nn.functional.mse_loss(m(x), y)),
+            JaxProgram(arrays(net), loss),
+            [(X, Y)],
+        )
+
+    assert program(2, 1.0).verdict is Verdict.ROUNDING  # weighted by their sizes
+    wrong = program(2, 1.001)
+    assert wrong.verdict is Verdict.DIFFERENT
+    assert (wrong.first.stage, wrong.first.torch.module) == ("forward", "1"), str(wrong)
