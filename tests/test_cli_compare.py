@@ -51,7 +51,8 @@ def test_a_correct_port_exits_with_0_and_a_wrong_one_with_1_naming_both_lines(po
     assert main(["compare", port(PORT.replace("APPROXIMATE", "True"))]) == 1
     said = capsys.readouterr().out
     assert said.startswith("DIFFERENT")
-    assert "aten.gelu.default in 1" in said
+    assert "torch's `1` (gelu) gets the same as JAX" in said
+    assert "gelu in 1 (" in said
     assert "approximate=True" in said
 
 

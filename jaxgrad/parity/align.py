@@ -30,7 +30,7 @@ def judged(value: Value) -> bool:
     return value.live and value.summary.fingerprint is not None and value.size > 0
 
 
-def _reach(value: Value) -> float:
+def reach_of(value: Value) -> float:
     """How far from a value another one may be that is the same; noise beyond use is not taken for leeway."""
     found = value.summary.fingerprint
     assert found is not None
@@ -40,7 +40,7 @@ def _reach(value: Value) -> float:
 def same_value(a: Value, b: Value) -> bool:
     """Whether two values have the same entries in some order, as far as float64 can tell."""
     first, second = a.summary.fingerprint, b.summary.fingerprint
-    return first is not None and second is not None and agree(first, second, max(_reach(a), _reach(b)))
+    return first is not None and second is not None and agree(first, second, max(reach_of(a), reach_of(b)))
 
 
 class _Index:
@@ -53,7 +53,7 @@ class _Index:
             if judged(value):
                 found = value.summary.fingerprint
                 assert found is not None
-                reach = _reach(value)
+                reach = reach_of(value)
                 noisy = reach > 2 * ALIKE * found.largest
                 self._rows.setdefault((value.size, noisy), []).append((found.root_mean_square, value.index))
                 if noisy:
@@ -75,7 +75,7 @@ class _Index:
         rows = self._rows.get((size, noisy), [])
         found = value.summary.fingerprint
         assert found is not None
-        reach = max(_reach(value), 2 * ALIKE * found.largest, self._widest.get(size, 0.0) if noisy else 0.0)
+        reach = max(reach_of(value), 2 * ALIKE * found.largest, self._widest.get(size, 0.0) if noisy else 0.0)
         reach += 1e-12 * found.root_mean_square
         key = found.root_mean_square
         return rows[bisect_left(rows, (key - reach, -1)) : bisect_right(rows, (key + reach, 1 << 60))]

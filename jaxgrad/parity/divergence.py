@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from jaxgrad.parity.align import Alignment, judged, says_little
 from jaxgrad.parity.fingerprints import separation
 from jaxgrad.parity.tape import Op, Tape
-from jaxgrad.report.values import Site
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,9 @@ class Parting:
       jax_op: the JAX operation that stands there; None if there is none.
       jax_draws: whether the JAX side uses random numbers there.
       unshadowed: an operation on the way to the wrong root, on either side, that could not be run in float64.
-      error: how far the nearest JAX value of the same size is from what torch computed, relative to the larger.
+      theirs: the JAX value that the lost one is held against; None if JAX makes nothing of its size there.
+      unused: what the torch operation reads and that JAX value does not depend on, values of the torch tape.
+      error: how far it is from what torch computed, relative to the larger; 1 if there is none.
     """
 
     op: Op
@@ -36,6 +37,8 @@ class Parting:
     jax_op: Op | None
     jax_draws: bool
     unshadowed: Op | None
+    theirs: int | None
+    unused: tuple[int, ...]
     error: float
 
 
@@ -110,9 +113,10 @@ def part(torch: Tape, jax: Tape, alignment: Alignment, wrong: list[tuple[int, in
             continue
         read = tuple(i for i in op.inputs if alignment.partners.get(i))
         jax_op = _counterpart(torch, jax, alignment, op, ours)
-        error = _nearest(torch, jax, made[0], ours)
+        theirs, error = _answer(torch, jax, alignment, op, made[0], dict(wrong))
+        unused = _unused(jax, alignment, read, theirs)
         draws = _draws_below(jax, jax_op, ours)
-        partings.append(Parting(op, made[0], read, jax_op, draws, blind[0] if blind else None, error))
+        partings.append(Parting(op, made[0], read, jax_op, draws, blind[0] if blind else None, theirs, unused, error))
     return partings
 
 
@@ -166,13 +170,61 @@ def _found_sources(torch: Tape, alignment: Alignment, op: Op) -> list[tuple[int,
     return [alignment.partners[i] for i in sorted(sources)]
 
 
-def _nearest(torch: Tape, jax: Tape, value: int, among: set[int]) -> float:
-    ours = torch.values[value].summary.fingerprint
-    found = [jax.values[j].summary.fingerprint for j in among if jax.values[j].size == torch.values[value].size]
-    apart = [separation(ours, each) for each in found if ours is not None and each is not None]
-    return min(apart, default=1.0)
+def _answer(
+    torch: Tape, jax: Tape, alignment: Alignment, op: Op, lost: int, roots: dict[int, int | None]
+) -> tuple[int | None, float]:
+    """The JAX value to hold a lost one against, and how far apart the two are.
+
+    A root is held against its counterpart. Anything else against the nearest of those values of its size that JAX
+    computes from all that the operation read, or else from most of it.
+    """
+    root = roots.get(lost)
+    if root is not None and jax.values[root].size == torch.values[lost].size:
+        return root, _apart(torch, jax, lost, root) or 1.0
+    near = _found_sources(torch, alignment, op)
+    used = {j for partners in near for j in partners}
+    reached = _reached(jax, near)
+    fitting = {
+        value.index: reached[value.index].bit_count()
+        for value in jax.values
+        if value.op is not None
+        and value.size == torch.values[lost].size
+        and value.summary.fingerprint is not None
+        and value.index not in used
+        and (reached[value.index] or not near)
+        and (jax.ops[value.op].stage == "gradient") == (op.stage == "gradient")
+    }
+    most = max(fitting.values(), default=0)
+    apart = {j: _apart(torch, jax, lost, j) for j, count in fitting.items() if count == most}
+    apart = {j: error for j, error in apart.items() if error > 0}
+    if not apart:
+        return None, 1.0
+    nearest = min(apart, key=lambda j: apart[j])
+    return nearest, apart[nearest]
 
 
-def site_in(op: Op | None) -> Site | None:
-    """The site of an operation, if there is one."""
-    return op.site if op is not None else None
+def _unused(jax: Tape, alignment: Alignment, read: tuple[int, ...], theirs: int | None) -> tuple[int, ...]:
+    if theirs is None:
+        return ()
+    above = jax.above(theirs)
+    return tuple(i for i in read if above.isdisjoint(alignment.partners[i]))
+
+
+def _reached(jax: Tape, sources: list[tuple[int, ...]]) -> list[int]:
+    """For each JAX value which of the sources it is computed from, as the bits of a number."""
+    reached = [0] * len(jax.values)
+    for bit, partners in enumerate(sources):
+        for j in partners:
+            reached[j] |= 1 << bit
+    for op in jax.ops:
+        line = 0
+        for j in op.inputs:
+            line |= reached[j]
+        for j in op.outputs:
+            reached[j] |= line
+    return reached
+
+
+def _apart(torch: Tape, jax: Tape, ours: int, theirs: int) -> float:
+    one, other = torch.values[ours].summary.fingerprint, jax.values[theirs].summary.fingerprint
+    return separation(one, other) if one is not None and other is not None else 0.0

@@ -127,19 +127,20 @@ def _pair(name: str, path: str, torch: Side, jax: Side) -> Group:
     return Group((name,), (path,), "same", EntryMap((name,), (path,), labels[0], labels[1]))
 
 
-def agree(torch: Side, name: str, jax: Side, path: str, shuffled: bool) -> tuple[bool, float, bool]:
-    """Whether two gradients agree, how far apart they are relative to the larger, and whether in the same bits."""
+def agree(torch: Side, name: str, jax: Side, path: str, shuffled: bool) -> tuple[bool, float, float]:
+    """Whether two gradients agree, how far apart they are relative to the larger, and how far as they were computed."""
     distance = max(torch.distance(name), jax.distance(path))
     ours, theirs = torch.slopes(name), jax.slopes(path)
     values = torch.values[name], jax.values[path]
     known = torch.laid_out(name, jax, path)
     same, apart = same_under_layout(values[0], ours, values[1], theirs, distance, shuffled=shuffled, known=known)
-    bits = same
+    own_apart = 0.0
     if same and name in torch.own_gradients and path in jax.own_gradients:
         own = torch.own_gradients[name], jax.own_gradients[path]
-        bits, _ = same_under_layout(values[0], own[0], values[1], own[1], 0.0, shuffled=shuffled, known=known)
+        bits, own_apart = same_under_layout(values[0], own[0], values[1], own[1], 0.0, shuffled=shuffled, known=known)
+        own_apart = 0.0 if bits else own_apart
     largest = max(float(np.abs(ours).max(initial=0.0)), float(np.abs(theirs).max(initial=0.0)), 1e-300)
-    return same, 0.0 if same else apart / largest, bits
+    return same, 0.0 if same else apart / largest, own_apart / largest
 
 
 def _copies(group: Group, names: list[str], paths: list[str], torch: Side, jax: Side, found: Identified) -> None:

@@ -9,17 +9,21 @@ import numpy as np
 
 from jaxgrad.parity.align import Alignment, align, coverage, judged
 from jaxgrad.parity.crossed import crossed
-from jaxgrad.parity.divergence import Parting, part, site_in
+from jaxgrad.parity.divergence import Parting, part
+from jaxgrad.parity.effect import effect_of, loss_apart, rounding_of
 from jaxgrad.parity.folded import folded
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.leaf_gradients import GradientMatch, compare_gradients
 from jaxgrad.parity.leaves import LeafMatch, closest
 from jaxgrad.parity.pairs import CONJUGATE
+from jaxgrad.parity.pieces import join_pieces
 from jaxgrad.parity.precision import first_precision_loss
 from jaxgrad.parity.proof import Proof
 from jaxgrad.parity.rounding import LEEWAY, MOST_NOISE, unit
 from jaxgrad.parity.tape import Op, Tape, Value
-from jaxgrad.report.values import Divergence, Rounding, Site
+from jaxgrad.parity.telling import jax_site, told
+from jaxgrad.report.places import at, operation_name
+from jaxgrad.report.values import Divergence, Effect, Rounding, Site
 
 NO_SITE = Site("no parameter", "", "", 0)
 
@@ -47,6 +51,7 @@ class StepOutcome:
     internal: list[str] = field(default_factory=list)
     coverage: dict[str, float] = field(default_factory=dict)
     rounding: Rounding | None = None
+    effect: Effect | None = None
     same_bits: bool = False
     error: float = 0.0
     lost: set[int] = field(default_factory=set)
@@ -108,7 +113,9 @@ def judge_step(
     _say_what_says_nothing(match, gradients, torch, jax, found)
     found.internal = _internal(torch.tape, alignment)
     found.found = {i for i, partners in alignment.partners.items() if partners}
-    found.rounding = _largest_rounding(torch.tape, jax.tape, alignment)
+    units, where = _largest_rounding(torch.tape, jax.tape, alignment)
+    found.rounding = rounding_of(torch.tape, losses, gradients, units, where)
+    found.effect = effect_of(torch, jax, gradients, bool(alignment.partners.get(torch.tape.loss)))
     found.same_bits = gradients.same_bits and np.float64(losses[0]).tobytes() == np.float64(losses[1]).tobytes()
     return found
 
@@ -221,8 +228,7 @@ def _leaf_site(tape: Tape, name: str, module: str) -> Site:
     """A parameter, and the line that reads it first."""
     index = tape.leaves.get(name)
     reader = next((op for op in tape.ops if index in op.inputs), None)
-    file, line = (reader.site.file, reader.site.line) if reader else ("", 0)
-    return Site(f"parameter {name}", module, file, line)
+    return replace(reader.site if reader else NO_SITE, op=f"parameter {name}", module=module)
 
 
 # --- forward, loss, gradients -----------------------------------------------------------------------------------------
@@ -245,38 +251,29 @@ def _judge_flow(
                 alignment.partners[ours] = ()  # the roots are compared as roots
     if not roots and not gradients.wrong:
         return
+    whole = (torch.tape.loss, jax.tape.loss) not in roots
+    pieces = {} if whole else join_pieces(torch.tape, jax.tape, alignment)
     partings = part(torch.tape, jax.tape, alignment, roots)
     found.lost = {partings[0].lost, partings[0].op.outputs[0]} if partings else set()
     for parting in partings:
-        told = permuted.get(parting.lost)
-        found.divergences.append(_told_of_root(step, *told, torch, jax) if told else _told(step, parting, torch.tape))
+        permutation = permuted.get(parting.lost)
+        found.divergences.append(
+            _told_of_root(step, *permutation, torch, jax)
+            if permutation
+            else told(step, parting, torch.tape, jax.tape, max((pieces.get(i, 1) for i in parting.read), default=1))
+        )
         _doubt(parting, torch.tape, jax.tape, found)
     if not partings and roots[:1] == [(torch.tape.loss, jax.tape.loss)]:
         found.divergences.append(_told_of_loss(step, torch.tape, jax.tape))
     elif not partings:
         for name, path, apart in gradients.wrong:
             found.divergences.append(_told_of_root(step, name, path, apart, torch, jax))
-    found.error = max(_root_error(torch.tape, jax.tape), *(apart for _, _, apart in gradients.wrong), 0.0)
-
-
-def _root_error(torch: Tape, jax: Tape) -> float:
-    ours, theirs = (tape.values[tape.loss].summary.fingerprint for tape in (torch, jax))
-    assert ours is not None
-    assert theirs is not None
-    largest = max(ours.largest, theirs.largest)
-    return abs(ours.high - theirs.high) / largest if largest else 0.0
-
-
-def _told(step: int, parting: Parting, torch: Tape) -> Divergence:
-    op = parting.op
-    agreed = tuple(described(torch, i) for i in parting.read)
-    message = f"what {op.name} makes is not found on the JAX side, though what goes into it is"
-    return Divergence(step, op.stage, op.site, site_in(parting.jax_op), parting.error, None, message, agreed)
+    found.error = max(loss_apart(torch.tape, jax.tape), *(apart for _, _, apart in gradients.wrong), 0.0)
 
 
 def _told_of_loss(step: int, torch: Tape, jax: Tape) -> Divergence:
     ours, theirs = (tape.ops[tape.values[tape.loss].op or 0].site for tape in (torch, jax))
-    return Divergence(step, "loss", ours, theirs, _root_error(torch, jax), None, "the losses differ")
+    return Divergence(step, "loss", ours, theirs, loss_apart(torch, jax), None, "the losses differ")
 
 
 def _told_of_root(step: int, name: str, path: str, apart: float, torch: Side, jax: Side) -> Divergence:
@@ -286,25 +283,10 @@ def _told_of_root(step: int, name: str, path: str, apart: float, torch: Side, ja
     made = torch.tape.ops[number].site if number is not None else Site(f"gradient of {name}", module, "", 0)
     other = jax.tape.gradients.get(path)
     theirs = jax.tape.values[other].op if other is not None else None
-    message = f"the gradient of torch's {name} and of JAX's {path} do not have the same entries in the same places"
-    site = Site(made.op, made.module or module, made.file, made.line)
-    return Divergence(
-        step, "gradient", site, site_in(jax.tape.ops[theirs]) if theirs is not None else None, apart, None, message
-    )
-
-
-def described(tape: Tape, index: int) -> str:
-    """A value in a few words: its type, what made it, its range."""
-    value = tape.values[index]
-    made = value.leaf or (
-        f"{tape.ops[value.op].name} in {tape.ops[value.op].site.module}" if value.op is not None else ""
-    )
-    shape = ",".join(map(str, value.shape))
-    found = value.summary.fingerprint
-    span = ""
-    if found is not None and found.size:
-        span = f": {found.low:.6g}" if found.low == found.high else f": {found.low:.6g} to {found.high:.6g}"
-    return f"{value.dtype}[{shape}] {made.removesuffix(' in ')}{span}"
+    message = f"the gradients of torch's {name} and of JAX's {path} do not have the same entries in the same places"
+    site = replace(made, module=made.module or module)
+    there = jax_site(jax.tape, jax.tape.ops[theirs]) if theirs is not None else None
+    return Divergence(step, "gradient", site, there, apart, None, message)
 
 
 def _doubt(parting: Parting, torch: Tape, jax: Tape, found: StepOutcome) -> None:
@@ -319,11 +301,12 @@ def _doubt(parting: Parting, torch: Tape, jax: Tape, found: StepOutcome) -> None
             "Switch it off: module.eval(), deterministic=True."
         )
     if parting.unshadowed is not None:
-        found.doubts.append(f"{parting.unshadowed.name} could not be run in float64, at {parting.unshadowed.site}")
+        found.doubts.append(f"{parting.unshadowed.site} could not be run in float64")
         return
     for side, tape, op in (("torch", torch, parting.op), ("JAX", jax, ours)):
-        if op is not None and (name := _unshadowed_above(tape, op)):
-            found.doubts.append(f"{side}'s {name}, from which {op.name} is computed, could not be run in float64")
+        if op is not None and (above := _unshadowed_above(tape, op)):
+            names = f"{side}'s {operation_name(above)}, from which {operation_name(op.name)} is computed"
+            found.doubts.append(f"{names}, could not be run in float64")
 
 
 def _unshadowed_above(tape: Tape, op: Op) -> str | None:
@@ -370,9 +353,9 @@ def _not_finite(value: Value) -> bool:
     return judged(value) and (value.summary.lost or (found is not None and found.unusual[0] > 0))
 
 
-def _largest_rounding(torch: Tape, jax: Tape, alignment: Alignment) -> Rounding | None:
+def _largest_rounding(torch: Tape, jax: Tape, alignment: Alignment) -> tuple[float, str]:
     """The largest difference in the programs' own precision: each side's distance from the shadow, added up."""
-    worst: Rounding | None = None
+    worst = 0.0, ""
     for i, partners in alignment.partners.items():
         ours = torch.values[i]
         if not partners or not judged(ours) or ours.op is None:
@@ -380,8 +363,8 @@ def _largest_rounding(torch: Tape, jax: Tape, alignment: Alignment) -> Rounding 
         theirs = min((jax.values[j] for j in partners), key=lambda value: value.summary.error)
         size = max(ours.summary.scale, theirs.summary.scale)
         units = (ours.summary.error + theirs.summary.error) / max(unit(ours.dtype, size), unit(theirs.dtype, size))
-        if worst is None or units > worst.units:
-            worst = Rounding(units, str(torch.ops[ours.op].site))
+        if units > worst[0]:
+            worst = units, str(torch.ops[ours.op].site)
     return worst
 
 
@@ -411,6 +394,7 @@ def _internal(tape: Tape, alignment: Alignment) -> list[str]:
     places: dict[str, list[str]] = {}
     for op in tape.ops:
         if any(judged(tape.values[i]) and not alignment.partners.get(i) for i in op.outputs):
-            where = f"{op.stage} {op.site.module or op.site.file.rpartition('/')[2]}:{op.site.line}"
-            places.setdefault(where, []).append(op.name.removeprefix("aten."))
-    return [f"{where} ({', '.join(dict.fromkeys(names))})" for where, names in places.items()]
+            place = at(op.site.file, op.site.line)
+            where = f"{op.site.module} ({place})" if op.site.module and place else op.site.module or place
+            places.setdefault(f"{op.stage}, {where}", []).append(operation_name(op.name))
+    return [f"{where}: {', '.join(dict.fromkeys(names))}" for where, names in places.items()]

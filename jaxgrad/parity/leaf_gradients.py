@@ -24,6 +24,8 @@ class GradientMatch:
       tied: torch names and JAX paths that begin equal, fewer on one side, where they are one parameter.
       zero: torch names whose gradient is zero in every entry on both sides.
       notes: what was assumed.
+      own: for torch names whose gradients agree and do not vanish, how far apart they are as the programs computed
+        them, relative to the largest entry.
       same_bits: whether all gradients are equal bit for bit as the programs computed them.
       unproven: whether it was assumed which entry is which.
       certain: whether it can be no other.
@@ -35,6 +37,7 @@ class GradientMatch:
     tied: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
     zero: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    own: dict[str, float] = field(default_factory=dict)
     same_bits: bool = True
     unproven: bool = False
     certain: bool = True
@@ -62,8 +65,10 @@ def compare_gradients(match: LeafMatch, torch: Side, jax: Side, losses_agree: bo
         if group.how == "joined":
             _joined(group, torch, jax, found)
         elif len(group.torch) == len(group.jax) == 1:
-            same, apart, bits = agree(torch, group.torch[0], jax, group.jax[0], shuffled)
-            found.same_bits &= bits
+            same, apart, own = agree(torch, group.torch[0], jax, group.jax[0], shuffled)
+            found.same_bits &= same and own == 0
+            if same and torch.moves(group.torch[0]):
+                found.own[group.torch[0]] = own
             if not same:
                 pair = group.torch[0], group.jax[0]
                 (found.conjugate if _conjugate(*pair, torch, jax) else found.wrong).append((*pair, apart))

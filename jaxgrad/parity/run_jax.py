@@ -20,6 +20,7 @@ from jaxgrad.parity.pairs import as_pairs, conjugated, joined
 from jaxgrad.parity.programs import JaxProgram, SplitParams
 from jaxgrad.parity.promote_jax import in_float64, is_narrow, widened
 from jaxgrad.parity.rounding import Disturbance
+from jaxgrad.parity.sites_jax import Backwards, backward_rules, has_backward_rules
 from jaxgrad.parity.tape import Tape
 from jaxgrad.parity.tape_jax import JaxRecorder
 from jaxgrad.pytrees import short
@@ -45,6 +46,7 @@ class JaxRun:
         self.raw_gradients: list[tuple[np.ndarray, np.ndarray]] = []
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
+        self._backwards: Backwards = {}
 
     def trace(
         self, batch: Sequence[Any], arrays: Sequence[jax.Array]
@@ -90,6 +92,8 @@ class JaxRun:
                 "compare: the JAX loss is not a function of params: none of its leaves is read. "
                 "Compute it from the params that are passed in, not from those around the function."
             )
+        if has_backward_rules(closed.jaxpr):
+            self._backwards = backward_rules(self.loss_jaxpr().jaxpr)
         self._wide_loss_jaxpr = None
         try:
             with jax.enable_x64(True):
@@ -125,7 +129,7 @@ class JaxRun:
         Returns:
           The tape, and whether some constant may stand for another number than it holds.
         """
-        recorder = JaxRecorder(disturbance, known)
+        recorder = JaxRecorder(disturbance, known, self._backwards)
         leaves = [
             (path, own, wide, path not in fixed)
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)

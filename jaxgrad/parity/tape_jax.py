@@ -23,7 +23,7 @@ from jaxgrad.parity.fingerprints import Fingerprint, fingerprint, noise_between,
 from jaxgrad.parity.kinds import DECISIONS, jax_kind
 from jaxgrad.parity.promote_jax import bind_promoted, is_narrow, widened
 from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, operand_scale
-from jaxgrad.parity.sites_jax import site_of, stage_of
+from jaxgrad.parity.sites_jax import Backwards, site_of, stage_of
 from jaxgrad.parity.tape import Op, Summary, Tape, Value
 from jaxgrad.report.values import Site
 
@@ -73,14 +73,21 @@ class JaxRecorder:
     Args:
       disturbance: which disturbed shadows run beside; ``Summary.noise`` is how far they are from the exact one.
       known: the constants of the other side, and what they stand for.
+      backwards: where the backward rules of ``custom_vjp`` stand.
     """
 
-    def __init__(self, disturbance: Disturbance = Disturbance(), known: KnownConstants | None = None):
+    def __init__(
+        self,
+        disturbance: Disturbance = Disturbance(),
+        known: KnownConstants | None = None,
+        backwards: Backwards | None = None,
+    ):
         self.tape = Tape(framework=f"jax {jax.__version__}")
         self.uncertain = False
         self._disturbance = disturbance
         self._worlds = 1 + len(disturbance.seeds)
         self._known = known or KnownConstants()
+        self._backwards = backwards
         self._constants: dict[Any, _Cell] = {}
         self._waiting: list[tuple[Value, str, tuple[int, ...], Any]] = []
         self._beside = Beside()
@@ -143,7 +150,7 @@ class JaxRecorder:
 
     def _step(self, eqn: Any, twin: Any, inputs: list[_Cell], around: Site) -> list[_Cell]:
         name, params = eqn.primitive.name, eqn.params
-        site = site_of(eqn, around)
+        site = site_of(eqn, around, self._backwards)
 
         def inner(key: str) -> tuple[Any, Any]:
             return params[key], twin.params[key] if twin is not None else None

@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from os import sep
 from pathlib import Path
 from types import FrameType
@@ -29,6 +30,7 @@ from jaxgrad.parity.constants import KnownConstants, moved_constant, recover
 from jaxgrad.parity.fingerprints import fingerprint, noise_between, own_error
 from jaxgrad.parity.kinds import DECISIONS, base_name, torch_kind
 from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, operand_scale
+from jaxgrad.parity.source_lines import is_installed, users_line
 from jaxgrad.parity.tape import Op, Summary, Tape, Value
 from jaxgrad.parity.torch_shadows import run_wide
 from jaxgrad.report.values import Site
@@ -40,6 +42,7 @@ _WIDE = {
     torch.complex64: torch.complex128,
 }
 _HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_DRIVER = str(Path(__file__).with_name("run_torch.py"))  # what called it is no part of the program
 
 # Of what these read, only the shape matters.
 _FILLS = set(
@@ -421,15 +424,17 @@ class TorchRecorder(TorchDispatchMode):
 
     def _where(self, func: Any) -> tuple[Site, str]:
         name = str(func) if func is not None else "view"
+        line = users_line(_lines(sys._getframe(1)))
         if self._phase == "forward":
-            file, line = _user_line(sys._getframe(1))
-            site = Site(name, self._inside[-1] if self._inside else "", file, line)
+            site = Site(name, self._inside[-1] if self._inside else "", *line)
             self._forward_sites.setdefault(_sequence_number() - 1, site)  # that of the node just made for it
             return site, "forward" if self._inside else "loss"
         if self._phase == "backward":
             node = torch._C._current_autograd_node()
             made = self._forward_sites.get(node._sequence_nr()) if node is not None else None
-            return (Site(name, made.module, made.file, made.line) if made else Site(name, "", "", 0)), "gradient"
+            if made is None or (line[0] and not is_installed(line[0])):  # a backward, or a hook, that somebody wrote
+                return Site(name, made.module if made else "", *line), "gradient"
+            return replace(made, op=name), "gradient"
         return Site(name, "", *_line_in_update(sys._getframe(1))), "update"
 
 
@@ -568,11 +573,10 @@ def _line_in_update(frame: FrameType | None) -> tuple[str, int]:
     return torchs
 
 
-def _user_line(frame: FrameType | None) -> tuple[str, int]:
-    """The innermost line that is neither torch's nor ours."""
-    while frame is not None:
+def _lines(frame: FrameType | None) -> Iterator[tuple[str, int]]:
+    """The lines of the program that is run, the innermost first: those that are neither torch's nor ours."""
+    while frame is not None and frame.f_code.co_filename != _DRIVER:
         file = frame.f_code.co_filename
         if not file.startswith(_HIDDEN) and not file.startswith("<frozen"):
-            return file, frame.f_lineno
+            yield file, frame.f_lineno
         frame = frame.f_back
-    return "", 0

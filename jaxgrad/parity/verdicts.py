@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxgrad.parity.judge import StepOutcome
+from jaxgrad.report.sentences import rounding_said
 from jaxgrad.report.values import Divergence, Report, Rounding, Verdict
 
 LEAST_COVERAGE = 0.1
@@ -21,7 +22,7 @@ def as_report(steps: Sequence[StepOutcome], losses: Sequence[tuple[float, float]
     if not doubts and not divergences and coverage["forward"] < LEAST_COVERAGE:
         doubts.append(f"only {coverage['forward']:.0%} of torch's forward values were found on the JAX side")
     roundings = [step.rounding for step in steps if step.rounding is not None]
-    rounding = max(roundings, key=lambda each: each.units, default=Rounding(0.0, ""))
+    rounding = max(roundings, key=lambda each: max(each.loss, each.gradient), default=Rounding(0.0, ""))
     verdict, reason = _verdict(all(step.same_bits for step in steps), rounding, divergences, doubts)
     return Report(
         verdict=verdict,
@@ -35,7 +36,13 @@ def as_report(steps: Sequence[StepOutcome], losses: Sequence[tuple[float, float]
         torch=torch,
         jax=f"jax {jax.__version__}",
         steps=len(steps),
+        effect=steps[-1].effect if divergences and _shows_in_the_step(divergences[0]) else None,
     )
+
+
+def _shows_in_the_step(first: Divergence) -> bool:
+    """Whether loss and gradients show a difference; an optimizer's does not."""
+    return first.stage not in ("clip", "update", "learning_rate", "state", "compiled")
 
 
 def _verdict(
@@ -48,7 +55,4 @@ def _verdict(
         return Verdict.DIFFERENT, f"they part in step {first.step}, {first.stage}: {first.message}"
     if same_bits:
         return Verdict.IDENTICAL, "loss and gradients have the same bits in every step"
-    return Verdict.ROUNDING, (
-        "loss and gradients agree in float64 to its last few bits; "
-        f"in their own precision values are at most {rounding.units:.3g} rounding units apart"
-    )
+    return Verdict.ROUNDING, rounding_said(rounding)

@@ -22,6 +22,7 @@ def as_data(report: Report) -> dict[str, Any]:
         "divergences": [_divergence(each) for each in report.divergences],
         "coverage": report.coverage,
         "rounding": asdict(report.rounding) if report.rounding else None,
+        "effect": asdict(report.effect) | {"visible": report.effect.visible} if report.effect else None,
         "losses": [{"torch": ours, "jax": theirs} for ours, theirs in report.losses],
         "notes": list(report.notes),
         "internal": list(report.internal),

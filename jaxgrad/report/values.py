@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.report.places import at, operation_name
 
 
 class Verdict(Enum):
@@ -30,19 +31,24 @@ class Site:
 
     Attributes:
       op: the operation, as its framework names it: ``"aten.addmm.default"``, ``"dot_general"``; or ``"parameter w"``.
-      module: torch's module path (``"encoder.layer.0"``; ``""`` for the root or outside it), JAX's name stack.
-      file: the source file; ``""`` where unknown.
+      module: torch's module path (``"encoder.layer.0"``; ``""`` for the root or outside it); JAX's name stack, or where
+        there is none the path of the parameters that are read there: ``"encoder/layers/0"``.
+      file: the source file, the user's own where the call goes through it; ``""`` where unknown.
       line: the line in it; 0 where unknown.
+      library: the line of an installed package that ran from there: ``"flax/linen/normalization.py:361"``; ``""`` where
+        the user's own line is the innermost.
     """
 
     op: str
     module: str
     file: str
     line: int
+    library: str = ""
 
     def __str__(self) -> str:
         where = f" in {self.module}" if self.module else ""
-        return f"{self.op}{where}" + (f" ({self.file}:{self.line})" if self.file else "")
+        place = ", in ".join(each for each in (at(self.file, self.line), self.library) if each)
+        return f"{operation_name(self.op)}{where}" + (f" ({place})" if place else "")
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ class Divergence:
       cause: why; None where no cause is proven.
       message: a sentence, what differs.
       agreed: the last values that agreed: what went into the operation, each in a few words.
+      torch_value: what torch has there: dtype, shape and range; ``""`` where that is not one value.
+      jax_value: what JAX has there.
     """
 
     step: int
@@ -85,19 +93,55 @@ class Divergence:
     cause: Cause | None = None
     message: str = ""
     agreed: tuple[str, ...] = ()
+    torch_value: str = ""
+    jax_value: str = ""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """The largest difference in the programs' own precision.
+    """How far apart two programs are in their own precision, where they are the same mathematics.
 
     Attributes:
-      units: in rounding units: eps of the dtype times the scale of the operands.
-      where: the value, by name or place.
+      units: the largest difference of any value, in rounding units: eps of the dtype times the scale of the operands.
+      where: that value, by name or place.
+      loss: the difference of the losses, relative to the larger.
+      gradient: the largest difference of a gradient entry, relative to the largest entry of that gradient.
+      gradient_of: the parameter whose gradient that is; ``""`` where no gradient could be measured.
+      dtype: the precision in which the losses were computed.
     """
 
     units: float
     where: str
+    loss: float = 0.0
+    gradient: float = 0.0
+    gradient_of: str = ""
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a difference does to loss and gradients, in float64, and whether the programs' own precision shows it.
+
+    Attributes:
+      loss: the difference of the losses, relative to the larger.
+      gradient: the largest difference of a gradient entry, relative to the largest entry of that gradient.
+      gradient_of: torch's name of the parameter whose gradient that is; ``""`` where all agree or none was compared.
+      loss_rounding: how far rounding moves the loss here, relative, in the programs' own precision.
+      gradient_rounding: how far it moves that gradient.
+      dtype: the precision in which the losses were computed.
+    """
+
+    loss: float
+    gradient: float
+    gradient_of: str
+    loss_rounding: float
+    gradient_rounding: float
+    dtype: str = "float32"
+
+    @property
+    def visible(self) -> bool:
+        """Whether the difference is larger than what rounding does anyway."""
+        return self.loss > self.loss_rounding or self.gradient > self.gradient_rounding
 
 
 class DifferentError(JaxgradError):
@@ -117,7 +161,8 @@ class Report:
       reason: a sentence, what it rests on.
       divergences: all places where the two part, the first one first.
       coverage: ``{"forward": 0..1, "backward": 0..1}``, the share of torch's floating values found on the JAX side.
-      rounding: the largest difference in the programs' own precision, where the mathematics is the same.
+      rounding: how far apart they are in their own precision, where the mathematics is the same.
+      effect: what the differences do to loss and gradients of the last step; None where nothing differs in them.
       losses: for each step, torch's loss and JAX's, each in its own precision.
       notes: what a reader must know: what was assumed, what says nothing.
       internal: torch's operations whose values JAX does not have, though the flows meet again after them.
@@ -137,6 +182,7 @@ class Report:
     torch: str = ""
     jax: str = ""
     steps: int = 1
+    effect: Effect | None = None
 
     @property
     def first(self) -> Divergence | None:
@@ -147,6 +193,11 @@ class Report:
         from jaxgrad.report.as_text import as_text
 
         return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from jaxgrad.report.as_html import as_fragment
+
+        return as_fragment(self)
 
     def to_data(self) -> dict[str, Any]:
         """The report as plain data for JSON."""

@@ -164,8 +164,8 @@ FAULTS = [
     # structure
     Fault("checkpointed", "a layer left out", "forward", ("layers.1",)),
     Fault("checkpointed", "checkpointed part stopped", "gradient", ("layers.1", "layers.2", "")),
-    Fault("custom_derivative", "derivative without the square", "gradient", HERE, "activation(x)"),
-    Fault("custom_derivative", "cotangent left out", "gradient", HERE, "activation(x)"),
+    Fault("custom_derivative", "derivative without the square", "gradient", HERE, "def backward(y, slope)"),
+    Fault("custom_derivative", "cotangent left out", "gradient", HERE, "def backward(y, slope)"),
     Fault("custom_linear", "gradient of the kernel transposed", "gradient", ("layers.1",)),
     Fault("custom_linear", "gradient of the bias in reverse", "gradient", ("layers.1",)),
     Fault("custom_linear", "gradient of the bias as a mean", "gradient", ("layers.1",)),
