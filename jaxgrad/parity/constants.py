@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.parity.fingerprints import bag
+from jaxgrad.parity.fingerprints import bag, coins
 
 MOST = 4096
 """A constant with more entries is a table, not something that somebody wrote: it is left as it is."""
@@ -81,9 +81,7 @@ def moved_constant(array: np.ndarray, dtype: Any, seed: int) -> np.ndarray:
     if dtype == np.float64:  # was never rounded
         return array
     fixed = _has_few_bits(array, dtype) | (np.abs(array) > 1e30)
-    with np.errstate(over="ignore"):
-        mixed = array.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15 + 2 * seed)
-    direction = np.where(mixed >> np.uint64(63), 0.25, -0.25) * float(jnp.finfo(dtype).eps)
+    direction = np.where(coins(array, seed), 0.25, -0.25) * float(jnp.finfo(dtype).eps)
     return np.where(fixed, array, array * (1 + direction))
 
 

@@ -16,7 +16,7 @@ from jaxgrad.parity.closed_over import check_closed_over
 from jaxgrad.parity.compiled import CompiledPrograms
 from jaxgrad.parity.compiled_update import UpdateTargets
 from jaxgrad.parity.dependence import check_dependence
-from jaxgrad.parity.fingerprints import bag
+from jaxgrad.parity.fingerprints import Tables
 from jaxgrad.parity.flat_jaxpr import flatten
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.judge import StepOutcome, judge_proof, judge_step
@@ -104,8 +104,8 @@ class _Comparison:
         self.batches, self.arrays = batches, arrays
         self._compiled = None if compiled is False else CompiledPrograms(compiled)
         self.uncertain = False  # whether some constant may stand for another number than it holds
-        self._given = {bag(np.asarray(each, np.float64)) for each in split.arrays}
-        self._constants: set[tuple[int, int, int]] = set()
+        self._given = Tables(split.arrays)
+        self._constants = Tables()
 
     def run(self, disturbance: Disturbance) -> tuple[Report, StepOutcome]:
         """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
@@ -116,8 +116,8 @@ class _Comparison:
         torch_run = TorchRun(
             self.torch_program,
             disturbance,
-            given=lambda array: bag(array) in self._given,
-            shared=lambda array: array.size > 1 and bag(array) in self._constants,
+            given=self._given.hold,
+            shared=lambda array: array.size > 1 and self._constants.hold(array),
         )
         ours = torch_run.values()
         theirs = {p: as_pairs(jnp.asarray(a)) for p, a in self.split.named()}
@@ -131,7 +131,7 @@ class _Comparison:
             names = [f"batch[{i}]" for i in range(len(arrays))]
             given = jax_batch(batch, arrays)
             traced = jax_run.trace(batch, given)
-            self._constants = {bag(each) for each in constants(traced[0])}
+            self._constants = Tables(constants(traced[0]))
             before = torch_run.buffers()
             tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
             tensors = [name for name in names if name in tape.leaves]  # a Python number is none in torch

@@ -6,7 +6,7 @@ the same fingerprint. It is made in a few passes over the entries, so the cost i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -230,6 +230,20 @@ def noise_between(exact: np.ndarray, moved: np.ndarray) -> float:
     return float(np.max(apart, where=np.isfinite(apart) & (np.abs(exact) < EXTREME), initial=0.0))
 
 
+def bits_of(array: np.ndarray) -> np.ndarray:
+    """The bits of each entry, as float64 has them, in the same shape."""
+    return np.array(array, np.float64, order="C", ndmin=1).view(np.uint64).reshape(np.shape(array))
+
+
+def coins(array: np.ndarray, seed: int) -> np.ndarray:
+    """A coin for each entry, the same for equal entries; another one for another seed. Mixed as SplitMix64 does."""
+    with np.errstate(over="ignore"):
+        mixed = bits_of(array) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (mixed >> np.uint64(63)).astype(bool)
+
+
 def bag(array: np.ndarray) -> tuple[int, int, int]:
     """The entries of an array in any order, as a key: equal for the same entries, in linear time.
 
@@ -248,3 +262,19 @@ def bag(array: np.ndarray) -> tuple[int, int, int]:
             bits *= bits
             second += int(bits.sum())
     return flat.size, first % 2**64, second % 2**64
+
+
+class Tables:
+    """Arrays that others may be held against: the same entries in any order. Of complex ones, both parts."""
+
+    def __init__(self, arrays: Iterable[np.ndarray] = ()):
+        self._by_size: dict[int, list[np.ndarray]] = {}
+        for array in arrays:
+            whole = np.asarray(array)
+            for part in (np.real(whole), np.imag(whole)) if np.iscomplexobj(whole) else (whole,):
+                self._by_size.setdefault(part.size, []).append(part)
+
+    def hold(self, array: np.ndarray) -> bool:
+        """Whether one of them has these entries."""
+        alike = self._by_size.get(array.size)
+        return bool(alike) and bag(array) in set(map(bag, alike))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from jaxgrad.parity.align import Alignment, judged
 from jaxgrad.parity.kinds import base_name
-from jaxgrad.parity.rounding import unit
+from jaxgrad.parity.rounding import ALIKE, unit
 from jaxgrad.parity.tape import Op, Tape, Value
 from jaxgrad.report.values import Divergence
 
@@ -32,6 +32,8 @@ def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment
     dtypes = torch.values[torch.loss].dtype, jax.values[jax.loss].dtype
     if "float64" in dtypes and dtypes[0] != dtypes[1] and not _given_alike(torch, jax, alignment):
         return _other_dtype(step, torch, jax, alignment)
+    if _all_float64(torch) and _all_float64(jax) and (island := _island(step, torch, jax, alignment)):
+        return island
     tipped = {id(tape): _tipped(tape) for tape in (torch, jax)}
     for op in torch.ops:
         for i in op.outputs:
@@ -46,6 +48,37 @@ def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment
             if all(worse):  # none of the values that it may be is as accurate
                 return [_told(step, op, str(worse[0]), ours, candidates[0], jax)]
     return []
+
+
+def _all_float64(tape: Tape) -> bool:
+    """Whether every parameter, and all floating data, is float64."""
+    given = [tape.values[i] for i in tape.leaves.values() if tape.values[i].live]
+    return bool(given) and all(value.dtype == "float64" for value in given)
+
+
+def _island(step: int, torch: Tape, jax: Tape, alignment: Alignment) -> list[Divergence]:
+    """Where, among float64, one side alone has values of a narrower dtype, and loses by it; at most one place."""
+    narrow = {i for i, value in enumerate(jax.values) if _rounds(value)}
+    if bool(narrow) == any(map(_rounds, torch.values)):
+        return []
+    for op in torch.ops:
+        for i in op.outputs:
+            ours, partners = torch.values[i], alignment.partners.get(i, ())
+            theirs = next((jax.values[j] for j in partners if j in narrow or _rounds(ours)), None)
+            if theirs is not None:
+                worse = f"JAX ({theirs.dtype})" if narrow else f"torch ({ours.dtype})"
+                return [_told(step, op, worse, ours, theirs, jax)]
+    return []
+
+
+def _rounds(value: Value) -> bool:
+    """Whether a computed value is narrower than float64, and holds what float64 would not."""
+    return (
+        judged(value)
+        and value.op is not None
+        and value.dtype != "float64"
+        and value.summary.error > ALIKE * _largest(value)
+    )
 
 
 def _given_alike(torch: Tape, jax: Tape, alignment: Alignment) -> bool:
@@ -71,7 +104,9 @@ def _other_dtype(step: int, torch: Tape, jax: Tape, alignment: Alignment) -> lis
 
 
 def _told(step: int, op: Op, worse: str, ours: Value, theirs: Value, jax: Tape) -> Divergence:
-    errors = sorted((ours.summary.error, theirs.summary.error))
+    pairs = [(value.summary.error, value.summary.local) for value in (ours, theirs)]
+    gathered, made = (sorted(each) for each in zip(*pairs, strict=True))
+    errors = max(gathered, made, key=lambda each: each[1] / max(each[0], 1e-300))
     off = f"{worse} is off by {errors[1]:.3g} here, the other side by {errors[0]:.3g}"
     message = f"the same mathematics, not the same precision: {off}"
     site = jax.ops[theirs.op].site if theirs.op is not None else None
@@ -93,10 +128,13 @@ def _less_precise(ours: Value, theirs: Value) -> str | None:
     if max(a.noise, b.noise) > 1e-6 * largest:  # matched too loosely to tell
         return None
     floor = 4 * unit("float32", largest)
-    if b.error > RATIO * max(a.error, floor):
-        return f"JAX ({theirs.dtype})"
-    if a.error > RATIO * max(b.error, floor):
-        return f"torch ({ours.dtype})"
+    # Beside the error that a value has gathered, what the operation made itself: among two-byte values, whose rounding
+    # both sides carry, only this shows that one of them rounds where the other does not.
+    for mine, other in ((a.error, b.error), (a.local, b.local)):
+        if other > RATIO * max(mine, floor):
+            return f"JAX ({theirs.dtype})"
+        if mine > RATIO * max(other, floor):
+            return f"torch ({ours.dtype})"
     return None
 
 

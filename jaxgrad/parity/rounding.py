@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgrad.parity.fingerprints import EXTREME
+from jaxgrad.parity.fingerprints import EXTREME, bits_of, coins
 from jaxgrad.parity.tape import Value
 
 ALIKE = 2.0**-40
@@ -144,10 +144,9 @@ def disturbed(array: np.ndarray, seed: int) -> np.ndarray:
         made = np.empty(array.shape, np.complex128)
         made.real, made.imag = disturbed(np.real(array), seed), disturbed(np.imag(array), seed)
         return made
-    bits = np.array(array, np.float64, order="C", ndmin=1).view(np.uint64).reshape(np.shape(array))
+    bits = bits_of(array)
+    direction = np.where(coins(array, seed), DISTURBED, -DISTURBED)
     with np.errstate(over="ignore", invalid="ignore"):
-        mixed = (bits ^ (bits >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9 + 2 * seed)
-        direction = np.where(mixed >> np.uint64(63), DISTURBED, -DISTURBED)
         return np.asarray(array * (1.0 + np.where((bits & np.uint64(0xFFFFF)) == 0, 0.0, direction)))
 
 

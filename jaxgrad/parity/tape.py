@@ -18,6 +18,8 @@ class Summary(NamedTuple):
       error: the largest distance between the program's own value and its shadow.
       noise: the largest distance between the shadow and disturbed ones; 0 where there are none.
       lost: the program's own value is not finite where the shadow is.
+      local: the largest distance between the program's own value and what float64 makes of the program's own operands;
+        ``error``, where no value of two bytes is about, whose rounding would drown what this operation rounds.
     """
 
     fingerprint: Fingerprint | None
@@ -25,6 +27,7 @@ class Summary(NamedTuple):
     error: float
     noise: float
     lost: bool
+    local: float = 0.0
 
 
 @dataclass

@@ -84,6 +84,7 @@ class JaxRecorder:
     ):
         self.tape = Tape(framework=f"jax {jax.__version__}")
         self.uncertain = False
+        self._narrow = False  # whether values of two bytes were met
         self._disturbance = disturbance
         self._worlds = 1 + len(disturbance.seeds)
         self._known = known or KnownConstants()
@@ -243,7 +244,16 @@ class JaxRecorder:
         shadows, shadowed = self._shadows(eqn, inputs, own)
         if self._disturbance.seeds and shadowed and jax_kind(name) != "move":
             shadows = [self._disturbed(each, name in DECISIONS) for each in shadows]
-        return self._made(name, inputs, list(zip(own, shadows, strict=True)), site, eqn, shadowed)
+        self._narrow = self._narrow or any(each.dtype.itemsize == 2 for each in own if _is_floating(each))
+        local = self._of_own_operands(eqn, inputs) if self._narrow and shadowed else None
+        return self._made(name, inputs, list(zip(own, shadows, strict=True)), site, eqn, shadowed, local)
+
+    def _of_own_operands(self, eqn: Any, inputs: list[_Cell]) -> list[Any] | None:
+        """What float64 makes of the program's own operands."""
+        try:
+            return bind_promoted(eqn, [widened(cell.own) for cell in inputs])
+        except Exception:  # then the error that it has gathered so far has to do
+            return None
 
     def _shadows(self, eqn: Any, inputs: list[_Cell], own: list[Any]) -> tuple[list[tuple[Any, ...]], bool]:
         """One tuple of shadows for each output, and whether they could be computed."""
@@ -278,12 +288,13 @@ class JaxRecorder:
         site: Site,
         eqn: Any,
         shadowed: bool,
+        local: list[Any] | None = None,
     ) -> list[_Cell]:
         kind = jax_kind(name)
         read = tuple(dict.fromkeys(cell.index for cell in inputs))
         cells = []
-        for own, shadows in made:
-            value = self._value(own, shadows, None, kind, read)
+        for number, (own, shadows) in enumerate(made):
+            value = self._value(own, shadows, None, kind, read, local[number] if local else None)
             cells.append(_Cell(own, shadows, value.index))
         draws = name.startswith(_DRAWS)
         op = Op(name, read, tuple(cell.index for cell in cells), site, stage_of(eqn), shadowed, draws)
@@ -350,21 +361,29 @@ class JaxRecorder:
     def _cell_of(self, own: Any, shadows: tuple[Any, ...], leaf: str) -> _Cell:
         return _Cell(own, shadows, self._value(own, shadows, leaf, "other", ()).index)
 
-    def _value(self, own: Any, shadows: tuple[Any, ...], leaf: str | None, kind: str, read: tuple[int, ...]) -> Value:
+    def _value(
+        self,
+        own: Any,
+        shadows: tuple[Any, ...],
+        leaf: str | None,
+        kind: str,
+        read: tuple[int, ...],
+        local: Any = None,
+    ) -> Value:
         """A new value of the tape, whose summary is made beside the run: it waits for what JAX computes."""
         value = self.tape.add_value(tuple(np.shape(own)), str(own.dtype), _UNKNOWN, leaf=leaf)
-        self._waiting.append((value, kind, read, self._beside.start(_measured, own, shadows)))
+        self._waiting.append((value, kind, read, self._beside.start(_measured, own, shadows, local)))
         return value
 
     def _settle(self) -> None:
         """Write the summaries down, in order: a scale is made of those of the operands."""
         for value, kind, read, measured in self._waiting:
-            found, error, noise, lost = measured.result()
+            found, error, noise, lost, local = measured.result()
             scale = 0.0
             if found is not None:
                 operands = [each for i in read if (each := Operand.of(self.tape.values[i])) is not None]
                 scale = operand_scale(kind, operands, found.largest, found.size)
-            value.summary = Summary(found, scale, error, noise, lost)
+            value.summary = Summary(found, scale, error, noise, lost, local)
         self._waiting.clear()
 
 
@@ -375,13 +394,18 @@ _UNKNOWN = Summary(None, 0.0, 0.0, 0.0, False)
 _KEPT_WHOLE = {"reduce", "reduce_window", "scatter", "pallas_call", "shard_map", "custom_root"}
 
 
-def _measured(own: Any, shadows: tuple[Any, ...]) -> tuple[Fingerprint | None, float, float, bool]:
-    """The fingerprint, the program's own error, the noise, and whether entries were lost."""
+def _is_floating(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+
+def _measured(own: Any, shadows: tuple[Any, ...], of_own: Any) -> tuple[Fingerprint | None, float, float, bool, float]:
+    """The fingerprint, the program's own error, the noise, whether entries were lost, and the error made here."""
     if not (jnp.issubdtype(own.dtype, jnp.floating) or jnp.issubdtype(own.dtype, jnp.complexfloating)):
-        return None, 0.0, 0.0, False
+        return None, 0.0, 0.0, False, 0.0
     narrow, wide, *others = (_real(each) for each in (own, *shadows))
     error, lost = own_error(narrow, wide)
-    return fingerprint(wide), error, max((noise_between(wide, each) for each in others), default=0.0), lost
+    local = own_error(narrow, _real(of_own))[0] if of_own is not None else error
+    return fingerprint(wide), error, max((noise_between(wide, each) for each in others), default=0.0), lost, local
 
 
 def _opened(closed: Any) -> Any:

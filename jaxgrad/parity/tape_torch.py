@@ -88,6 +88,8 @@ class TorchRecorder(TorchDispatchMode):
         self._inside: list[str] = []
         self._forward_sites: dict[int, Site] = {}
         self.uncertain = False
+        self._narrow = False  # whether values of two bytes were met
+        self._local: dict[int, float] = {}  # the errors that the operation at hand makes itself
         self.known = KnownConstants()
         self.closed_over: dict[int, torch.Tensor] = {}
         self.numbers: set[float] = set()
@@ -198,6 +200,10 @@ class TorchRecorder(TorchDispatchMode):
             self._take_own([*written, *outputs])
         else:
             shadowed = self._run_shadows(func, shadow_args, written, outputs)
+        self._narrow = self._narrow or any(t.is_floating_point() and t.element_size() == 2 for t in outputs)
+        self._local = {}
+        if self._narrow and shadowed and not draws and not written:
+            self._local = self._local_errors(func, args, kwargs, outputs)
         fresh = [t for t in outputs if not any(t is w for w in written)] if written else outputs
         self._note(func, inputs, written, fresh, site, stage, shadowed, draws)
 
@@ -216,6 +222,23 @@ class TorchRecorder(TorchDispatchMode):
             for tensor in {id(each): each for each in (*written, *outputs)}.values():
                 self._disturb(tensor, base_name(str(func)) in DECISIONS)
         return same
+
+    def _local_errors(self, func: Any, args: Any, kwargs: Any, outputs: list[Any]) -> dict[int, float]:
+        """How far each result is from what float64 makes of the program's own operands."""
+
+        def widen(each: Any) -> Any:
+            if isinstance(each, torch.Tensor):
+                return each.detach().to(_WIDE.get(each.dtype, each.dtype))
+            return _WIDE.get(each, each) if isinstance(each, torch.dtype) else each
+
+        try:
+            with _default_dtype(torch.float64):
+                made = run_wide(func, *tree_map(widen, (args, kwargs)))
+        except Exception:  # then the error that it has gathered so far has to do
+            return {}
+        pairs = zip(outputs, (t for t in tree_flatten(made)[0] if isinstance(t, torch.Tensor)), strict=False)
+        floating = ((t, wide) for t, wide in pairs if t.shape == wide.shape and t.is_floating_point())
+        return {id(t): own_error(_array(t.detach()), _array(wide))[0] for t, wide in floating}
 
     def _keep_shadows(self, made: Any, given: Any, written: list[Any], outputs: list[Any], world: int) -> bool:
         shadows = [t for t in tree_flatten(made)[0] if isinstance(t, torch.Tensor)]
@@ -331,7 +354,10 @@ class TorchRecorder(TorchDispatchMode):
             )
             others = (_array(self._shadow(tensor, world)) for world in self._worlds[1:])
             noise = max((noise_between(shadow, each) for each in others), default=0.0)
-            summary = Summary(found, scale_of(found.largest, found.size), error, noise, lost)
+            local = self._local.get(id(tensor))
+            summary = Summary(
+                found, scale_of(found.largest, found.size), error, noise, lost, error if local is None else local
+            )
         name = str(tensor.dtype).removeprefix("torch.")
         return self.tape.add_value(tuple(tensor.shape), name, summary)
 

@@ -48,7 +48,7 @@ def _shows_in_the_step(first: Divergence) -> bool:
 def _verdict(
     same_bits: bool, rounding: Rounding, divergences: Sequence[Divergence], doubts: Sequence[str]
 ) -> tuple[Verdict, str]:
-    if doubts:
+    if doubts and not (divergences and divergences[0].stage == "input"):  # other data is other data
         return Verdict.INCONCLUSIVE, "; ".join(doubts)
     if divergences:
         first = divergences[0]
