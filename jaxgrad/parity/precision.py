@@ -128,13 +128,16 @@ def _less_precise(ours: Value, theirs: Value) -> str | None:
     if max(a.noise, b.noise) > 1e-6 * largest:  # matched too loosely to tell
         return None
     floor = 4 * unit("float32", largest)
-    # Beside the error that a value has gathered, what the operation made itself: among two-byte values, whose rounding
-    # both sides carry, only this shows that one of them rounds where the other does not.
-    for mine, other in ((a.error, b.error), (a.local, b.local)):
-        if other > RATIO * max(mine, floor):
-            return f"JAX ({theirs.dtype})"
-        if mine > RATIO * max(other, floor):
-            return f"torch ({ours.dtype})"
+    if b.error > RATIO * max(a.error, floor):
+        return f"JAX ({theirs.dtype})"
+    if a.error > RATIO * max(b.error, floor):
+        return f"torch ({ours.dtype})"
+    # Among two-byte values, whose rounding both sides carry, only what the operation itself rounds shows that one side
+    # rounds where the other does not. A value of two bytes was rounded somewhere, if not in this operation.
+    if b.local > RATIO * max(a.local, 4 * unit(ours.dtype, largest)):
+        return f"JAX ({theirs.dtype})"
+    if a.local > RATIO * max(b.local, 4 * unit(theirs.dtype, largest)):
+        return f"torch ({ours.dtype})"
     return None
 
 
