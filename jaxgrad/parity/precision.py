@@ -133,10 +133,11 @@ def _less_precise(ours: Value, theirs: Value) -> str | None:
     if a.error > RATIO * max(b.error, floor):
         return f"torch ({ours.dtype})"
     # Among two-byte values, whose rounding both sides carry, only what the operation itself rounds shows that one side
-    # rounds where the other does not. A value of two bytes was rounded somewhere, if not in this operation.
-    if b.local > RATIO * max(a.local, 4 * unit(ours.dtype, largest)):
+    # rounds where the other does not. A value of two bytes was rounded somewhere, if not in this operation; and what
+    # rounds nothing at all, such as a first power, passes on what was rounded before.
+    if a.local and b.local > RATIO * max(a.local, 4 * unit(ours.dtype, largest)):
         return f"JAX ({theirs.dtype})"
-    if a.local > RATIO * max(b.local, 4 * unit(theirs.dtype, largest)):
+    if b.local and a.local > RATIO * max(b.local, 4 * unit(theirs.dtype, largest)):
         return f"torch ({ours.dtype})"
     return None
 
