@@ -37,8 +37,6 @@ class UpdateTargets:
 
         optimizer = self._program.optimizer
         assert optimizer is not None
-        if self._state is None:
-            self._state = optimizer.init(self._split.trainable(params))
 
         def step(params: Any, slopes: Any, state: Any, loss: Any) -> tuple[Any, Any]:
             extra = {"value": loss, "grad": slopes}
@@ -46,13 +44,15 @@ class UpdateTargets:
             return optax.apply_updates(params, updates), state
 
         slopes = [jnp.asarray(slopes, each.dtype) for slopes, each in zip(gradients, params, strict=True)]
-        arguments = (
-            self._split.trainable(params),
-            self._split.trainable(slopes),
-            self._state,
-            jnp.asarray(loss, params[0].dtype),
-        )
-        try:
+        try:  # what an optimizer raises is told where its update is judged
+            if self._state is None:
+                self._state = optimizer.init(self._split.trainable(params))
+            arguments = (
+                self._split.trainable(params),
+                self._split.trainable(slopes),
+                self._state,
+                jnp.asarray(loss, params[0].dtype),
+            )
             closed, shapes = jax.make_jaxpr(step, return_shape=True)(*arguments)
             given = [jnp.asarray(each) for each in jax.tree.leaves(arguments)]
             own = results(flatten(closed), given)

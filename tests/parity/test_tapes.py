@@ -236,11 +236,10 @@ def test_a_recorded_jax_run_has_the_bits_of_the_run_op_by_op(loss):
     params, x = given()
     run, tape = jax_recorded(loss)
     check_tape(tape)
-    closed = jax.make_jaxpr(jax.value_and_grad(loss))(params, x)
-    with jax.disable_jit():
-        value, slopes = jax.core.eval_jaxpr(closed.jaxpr, closed.consts, params["w"], x)
+    with jax.disable_jit():  # loops as well: a loop that is compiled whole fuses products and sums on some processors
+        value, slopes = jax.value_and_grad(loss)(params, x)
     assert run.loss == float(value)
-    assert np.array_equal(run.own_gradients["['w']"], np.asarray(slopes, np.float64))
+    assert np.array_equal(run.own_gradients["['w']"], np.asarray(slopes["w"], np.float64))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
