@@ -11,10 +11,11 @@ from jaxgrad.parity.align import Alignment, align, coverage, judged
 from jaxgrad.parity.crossed import crossed
 from jaxgrad.parity.divergence import Parting, part
 from jaxgrad.parity.effect import effect_of, loss_apart, rounding_of
+from jaxgrad.parity.fingerprints import bag
 from jaxgrad.parity.folded import folded
 from jaxgrad.parity.gradients import Side
 from jaxgrad.parity.leaf_gradients import GradientMatch, compare_gradients
-from jaxgrad.parity.leaves import LeafMatch, closest
+from jaxgrad.parity.leaves import LeafMatch, closest, likeness
 from jaxgrad.parity.pairs import CONJUGATE
 from jaxgrad.parity.pieces import join_pieces
 from jaxgrad.parity.precision import first_precision_loss
@@ -100,6 +101,7 @@ def judge_step(
     }
     _doubt_amplified(torch.tape, jax.tape, found)
     gradients = compare_gradients(match, torch, jax, bool(alignment.partners.get(torch.tape.loss)))
+    gradients = _with_stopped(gradients, torch, jax)
     match = found.match = gradients.match
     found.unproven, found.certain = gradients.unproven, gradients.certain
     unlike = folded(match, torch, jax)
@@ -156,6 +158,28 @@ def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def _with_stopped(gradients: GradientMatch, torch: Side, jax: Side) -> GradientMatch:
+    """A torch parameter left over beside a JAX one of the same entries and no gradient: that gradient is missing."""
+    match = gradients.match
+    left = [path for path in match.only_jax if not jax.slopes(path).any()]
+    stopped: dict[str, str] = {}
+    for name in match.only_torch:
+        if torch.tape.gradients.get(name) is None:
+            continue
+        same = [p for p in left if p not in stopped.values() and bag(jax.values[p]) == bag(torch.values[name])]
+        if same:
+            stopped[name] = max(same, key=lambda path: likeness(name, path))
+    if not stopped:
+        return gradients
+    rest = replace(
+        match,
+        only_torch=[name for name in match.only_torch if name not in stopped],
+        only_jax=[path for path in match.only_jax if path not in stopped.values()],
+    )
+    wrong = [*gradients.wrong, *((name, path, 1.0) for name, path in stopped.items())]
+    return replace(gradients, match=rest, wrong=wrong)
 
 
 def _judge_leaves(step: int, gradients: GradientMatch, torch: Side, jax: Side, found: StepOutcome) -> None:
