@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.errors import require
+from jaxgrad.errors import ProgramError, require
 from jaxgrad.parity.align import same_value
 from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
 from jaxgrad.parity.closed_over import check_closed_over
@@ -78,10 +79,12 @@ def compare(
     with kept(torch_program):
         report, last = comparison.run(Disturbance())
     if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow:
-        with kept(torch_program):  # what float64 itself cannot tell
+        # What float64 itself cannot tell. A program that can be traced but once (a state it uses up) is not run again.
+        with suppress(ProgramError), kept(torch_program):
             report, last = comparison.run(ROUNDINGS)
     if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow and comparison.uncertain:
-        with kept(torch_program):  # constants that were already rounded: how much do they explain?
+        again, moved = report, last
+        with suppress(ProgramError), kept(torch_program):  # constants that were rounded: how much do they explain?
             again, moved = comparison.run(CONSTANTS)
         if again.verdict is not report.verdict:
             report = replace(again, notes=(*again.notes, ROUNDED_CONSTANTS))

@@ -85,7 +85,16 @@ class JaxRun:
         except Exception as error:
             raise ProgramError(f"compare: the JAX loss raised {type(error).__name__}: {error}") from error
         own = list(self.own)
-        self.loss_jaxpr = lambda: jax.make_jaxpr(loss_of(fixed))(own, *arrays)
+
+        def loss_alone() -> jex.ClosedJaxpr:
+            try:
+                return jax.make_jaxpr(loss_of(fixed))(own, *arrays)
+            except Exception:  # it can be traced but once, as one that uses up a state that it closes over
+                whole = closed.jaxpr
+                debug = whole.debug_info.with_unknown_names()
+                return jex.ClosedJaxpr(whole.replace(outvars=whole.outvars[:1], debug_info=debug), closed.consts)
+
+        self.loss_jaxpr = loss_alone
         used = _reached(closed.jaxpr, closed.jaxpr.outvars[0])
         if not any(var in used for var in closed.jaxpr.invars[: len(self.own)]):
             raise InputError(
