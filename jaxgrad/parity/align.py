@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from jaxgrad.parity.fingerprints import agree
@@ -30,6 +30,12 @@ def judged(value: Value) -> bool:
     return value.live and value.summary.fingerprint is not None and value.size > 0
 
 
+def stands_by(value: Value) -> bool:
+    """Whether a value is no result of parameters or data, and still says something: a table, a time embedding."""
+    found = value.summary.fingerprint
+    return not value.live and found is not None and value.size > 2 and not found.constant
+
+
 def reach_of(value: Value) -> float:
     """How far from a value another one may be that is the same; noise beyond use is not taken for leeway."""
     found = value.summary.fingerprint
@@ -46,11 +52,11 @@ def same_value(a: Value, b: Value) -> bool:
 class _Index:
     """JAX's values by size and by the size of a typical entry; those that may be far from it apart from the others."""
 
-    def __init__(self, tape: Tape):
+    def __init__(self, tape: Tape, takes: Callable[[Value], bool] = judged):
         self._rows: dict[tuple[int, bool], list[tuple[float, int]]] = {}
         self._widest: dict[int, float] = {}
         for value in tape.values:
-            if judged(value):
+            if takes(value):
                 found = value.summary.fingerprint
                 assert found is not None
                 reach = reach_of(value)
@@ -136,6 +142,7 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
                 made.found.update(candidates)
                 made.partners[i] = tuple(candidates)
                 masks[i] = _bits(candidates)
+    _match_tables(torch, jax, made)
     agreed = same_value(torch.values[torch.loss], jax.values[jax.loss])
     made.partners[torch.loss] = (jax.loss,) if agreed else ()
     if agreed:
@@ -143,6 +150,17 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
     else:
         made.found.discard(jax.loss)
     return made
+
+
+def _match_tables(torch: Tape, jax: Tape, made: Alignment) -> None:
+    """Find what is made of integers and constants alone. It has no origin that could be held against another."""
+    index = _Index(jax, stands_by)
+    for value in torch.values:
+        if stands_by(value) and value.index not in made.partners:
+            same = tuple(each.index for each in index.like(value) if same_value(value, each))
+            if same:
+                made.partners[value.index] = same
+                made.found.update(same)
 
 
 def _bits(values: Iterable[int]) -> int:

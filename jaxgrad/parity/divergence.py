@@ -7,11 +7,12 @@ at an operation that makes a lost value from none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
-from jaxgrad.parity.align import Alignment, judged, says_little
+from jaxgrad.parity.align import Alignment, judged, reach_of, says_little, stands_by
 from jaxgrad.parity.fingerprints import separation
+from jaxgrad.parity.layout import same_layout
 from jaxgrad.parity.tape import Op, Tape
 
 
@@ -29,6 +30,8 @@ class Parting:
       theirs: the JAX value that the lost one is held against; None if JAX makes nothing of its size there.
       unused: what the torch operation reads and that JAX value does not depend on, values of the torch tape.
       error: how far it is from what torch computed, relative to the larger; 1 if there is none.
+      reordered: what both operations read with the same entries in other places, values of the torch tape; known where
+        the two were watched.
     """
 
     op: Op
@@ -40,6 +43,7 @@ class Parting:
     theirs: int | None
     unused: tuple[int, ...]
     error: float
+    reordered: tuple[int, ...] = ()
 
 
 def _upstream(tape: Tape, starts: Iterable[int], through: Callable[[int], bool]) -> set[int]:
@@ -57,16 +61,23 @@ def _upstream(tape: Tape, starts: Iterable[int], through: Callable[[int], bool])
     return seen
 
 
-def _lost(tape: Tape, wrong: Iterable[int], is_found: Callable[[int], bool], backward: bool = False) -> set[int]:
+def _lost(
+    tape: Tape,
+    wrong: Iterable[int],
+    is_found: Callable[[int], bool],
+    backward: bool = False,
+    tables: Container[int] = (),
+) -> set[int]:
     """The values from which a wrong root is computed through values none of which was found.
 
     Where only gradients are wrong (``backward``), a forward value from which a found one is computed led to the right
-    loss, and is not lost; unless that one says little: a factor of zero hides what it multiplies.
+    loss, and is not lost; unless that one says little: a factor of zero hides what it multiplies. Of what is made of
+    integers and constants alone, only values in ``tables`` can be lost.
     """
 
     def missing(i: int) -> bool:
         number = tape.values[i].op
-        if number is None or not judged(tape.values[i]) or is_found(i):
+        if number is None or is_found(i) or not (judged(tape.values[i]) or i in tables):
             return False
         # What a kernel returns beside its result (a log-sum-exp) is its own affair, if the result was found.
         result = tape.ops[number].outputs[0]
@@ -98,8 +109,11 @@ def part(torch: Tape, jax: Tape, alignment: Alignment, wrong: list[tuple[int, in
       differ though each was found (a permuted gradient).
     """
     backward = torch.loss not in {i for i, _ in wrong}
-    lost = _lost(torch, [i for i, _ in wrong], lambda i: bool(alignment.partners.get(i)), backward)
-    ours = _lost(jax, [j for _, j in wrong if j is not None], lambda j: j in alignment.found)
+    tables, their_tables = _unlike_tables(torch, jax, alignment)
+    lost = _lost(torch, [i for i, _ in wrong], lambda i: bool(alignment.partners.get(i)), backward, tables)
+    counterparts = [j for _, j in wrong if j is not None]
+    ours = _lost(jax, counterparts, lambda j: j in alignment.found)
+    with_tables = _lost(jax, counterparts, lambda j: j in alignment.found, tables=their_tables)
     blind = [
         op
         for tape, some in ((torch, lost), (jax, ours))
@@ -112,12 +126,51 @@ def part(torch: Tape, jax: Tape, alignment: Alignment, wrong: list[tuple[int, in
         if not made or any(i in lost for i in op.inputs):
             continue
         read = tuple(i for i in op.inputs if alignment.partners.get(i))
-        jax_op = _counterpart(torch, jax, alignment, op, ours)
+        jax_op = _counterpart(torch, jax, alignment, op, with_tables if made[0] in tables else ours)
         theirs, error = _answer(torch, jax, alignment, op, made[0], dict(wrong))
         unused = _unused(jax, alignment, read, theirs)
         draws = _draws_below(jax, jax_op, ours)
-        partings.append(Parting(op, made[0], read, jax_op, draws, blind[0] if blind else None, theirs, unused, error))
+        found = _reordered(torch, jax, alignment, op, jax_op)
+        unable = blind[0] if blind else None
+        partings.append(Parting(op, made[0], read, jax_op, draws, unable, theirs, unused, error, found))
     return partings
+
+
+def _reordered(torch: Tape, jax: Tape, alignment: Alignment, op: Op, jax_op: Op | None) -> tuple[int, ...]:
+    """What two operations read that has the same entries in other places."""
+    ours = torch.operands.get(number_of(torch, op), {})
+    theirs = jax.operands.get(number_of(jax, jax_op), {}) if jax_op is not None else {}
+    found = []
+    for i, array in ours.items():
+        both = [theirs[j] for j in alignment.partners.get(i, ()) if j in theirs]
+        distance = reach_of(torch.values[i]) if both else 0.0
+        if both and all(same_layout(array, each, distance) is False for each in both):
+            found.append(i)
+    return tuple(found)
+
+
+def number_of(tape: Tape, op: Op) -> int:
+    """The place of an operation in its tape."""
+    return next(number for number, each in enumerate(tape.ops) if each is op)
+
+
+def _unlike_tables(torch: Tape, jax: Tape, alignment: Alignment) -> tuple[set[int], set[int]]:
+    """Tables (made of integers and constants alone) that were not found, of a size that both sides have.
+
+    Only those that are made of something that was found: a table that one side has written out has no way to it.
+    """
+
+    def unlike(tape: Tape, is_found: Callable[[int], bool]) -> set[int]:
+        below: set[int] = set()
+        for op in tape.ops:
+            if any(is_found(i) or i in below for i in op.inputs):
+                below.update(op.outputs)
+        return {value.index for value in tape.values if stands_by(value) and not is_found(value.index)} & below
+
+    ours = unlike(torch, lambda i: bool(alignment.partners.get(i)))
+    theirs = unlike(jax, lambda j: j in alignment.found)
+    sizes = {torch.values[i].size for i in ours} & {jax.values[j].size for j in theirs}
+    return {i for i in ours if torch.values[i].size in sizes}, {j for j in theirs if jax.values[j].size in sizes}
 
 
 def _counterpart(torch: Tape, jax: Tape, alignment: Alignment, op: Op, lost: set[int]) -> Op | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -81,11 +81,11 @@ def compare(
     if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow:
         # What float64 itself cannot tell. A program that can be traced but once (a state it uses up) is not run again.
         with suppress(ProgramError), kept(torch_program):
-            report, last = comparison.run(ROUNDINGS)
+            report, last = comparison.run(ROUNDINGS, last.parted)
     if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow and comparison.uncertain:
         again, moved = report, last
         with suppress(ProgramError), kept(torch_program):  # constants that were rounded: how much do they explain?
-            again, moved = comparison.run(CONSTANTS)
+            again, moved = comparison.run(CONSTANTS, last.parted)
         if again.verdict is not report.verdict:
             report = replace(again, notes=(*again.notes, ROUNDED_CONSTANTS))
         elif last.lost & moved.found:
@@ -110,7 +110,9 @@ class _Comparison:
         self._given = Tables(split.arrays)
         self._constants = Tables()
 
-    def run(self, disturbance: Disturbance) -> tuple[Report, StepOutcome]:
+    def run(
+        self, disturbance: Disturbance, watched: tuple[Container[int], Container[int]] = ((), ())
+    ) -> tuple[Report, StepOutcome]:
         """Compare all steps, up to the first that differs: what is to be said, and the outcome of the last step."""
         from jaxgrad.parity.run_jax import JaxRun, constants
         from jaxgrad.parity.run_torch import TorchRun
@@ -121,6 +123,7 @@ class _Comparison:
             disturbance,
             given=self._given.hold,
             shared=lambda array: array.size > 1 and self._constants.hold(array),
+            watched=watched[0],
         )
         ours = torch_run.values()
         theirs = {p: as_pairs(jnp.asarray(a)) for p, a in self.split.named()}
@@ -139,7 +142,7 @@ class _Comparison:
             tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
             tensors = [name for name in names if name in tape.leaves]  # a Python number is none in torch
             jax_tape, uncertain = jax_run.forward_and_backward(
-                traced, given, arrays, names, set(frozen), disturbance, torch_run.recorder.known
+                traced, given, arrays, names, set(frozen), disturbance, torch_run.recorder.known, watched[1]
             )
             self.uncertain |= uncertain or torch_run.recorder.uncertain
             losses.append((torch_run.loss, jax_run.loss))

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxgrad.parity.align import Alignment, align, coverage, judged
 from jaxgrad.parity.crossed import crossed
-from jaxgrad.parity.divergence import Parting, part
+from jaxgrad.parity.divergence import Parting, number_of, part
 from jaxgrad.parity.effect import effect_of, loss_apart, rounding_of
 from jaxgrad.parity.fingerprints import bag
 from jaxgrad.parity.folded import folded
@@ -44,6 +44,7 @@ class StepOutcome:
       match: of the parameters, with what the gradients told of it.
       unproven: whether the gradients of this one batch leave open which entry of some leaf is which.
       certain: whether they can be no others than those of ``match`` all the same.
+      parted: torch's and JAX's operation at the first divergence in the flow, by their numbers; empty where none is.
     """
 
     divergences: list[Divergence] = field(default_factory=list)
@@ -60,6 +61,7 @@ class StepOutcome:
     match: LeafMatch = field(default_factory=LeafMatch)
     unproven: bool = False
     certain: bool = True
+    parted: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
 
     @property
     def wrong(self) -> bool:
@@ -278,7 +280,11 @@ def _judge_flow(
     whole = (torch.tape.loss, jax.tape.loss) not in roots
     pieces = {} if whole else join_pieces(torch.tape, jax.tape, alignment)
     partings = part(torch.tape, jax.tape, alignment, roots)
-    found.lost = {partings[0].lost, partings[0].op.outputs[0]} if partings else set()
+    if partings:
+        first = partings[0]
+        found.lost = {first.lost, first.op.outputs[0]}
+        there = {number_of(jax.tape, first.jax_op)} if first.jax_op is not None else set()
+        found.parted = {number_of(torch.tape, first.op)}, there
     for parting in partings:
         permutation = permuted.get(parting.lost)
         found.divergences.append(

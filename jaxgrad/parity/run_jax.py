@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -123,6 +123,7 @@ class JaxRun:
         fixed: set[str],
         disturbance: Disturbance = Disturbance(),
         known: KnownConstants | None = None,
+        watched: Container[int] = (),
     ) -> tuple[Tape, bool]:
         """Record the loss of a batch and its gradients.
 
@@ -134,11 +135,12 @@ class JaxRun:
           fixed: the paths of leaves that are no parameters.
           disturbance: see ``JaxRecorder``.
           known: see ``JaxRecorder``.
+          watched: see ``JaxRecorder``.
 
         Returns:
           The tape, and whether some constant may stand for another number than it holds.
         """
-        recorder = JaxRecorder(disturbance, known, self._backwards)
+        recorder = JaxRecorder(disturbance, known, self._backwards, watched)
         leaves = [
             (path, own, wide, path not in fixed)
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)

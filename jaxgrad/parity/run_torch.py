@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,9 +102,10 @@ class TorchRun:
         disturbance: Disturbance = Disturbance(),
         given: Callable[[np.ndarray], bool] = lambda array: False,
         shared: Callable[[np.ndarray], bool] = lambda array: False,
+        watched: Container[int] = (),
     ):
         self.program = program
-        self.recorder = TorchRecorder(program.module, disturbance, given, shared)
+        self.recorder = TorchRecorder(program.module, disturbance, given, shared, watched)
         self.parameters = {n: p for n, p in program.module.named_parameters() if p.requires_grad}
         self._fixed = {n: p for n, p in program.module.named_parameters() if not p.requires_grad}
         self.device = next(program.module.parameters()).device
@@ -166,7 +167,9 @@ class TorchRun:
             with kept(TorchProgram(self.program.module, self.program.loss)):
                 torch.manual_seed(0)
                 try:
-                    return float(self.program.loss(self.program.module, *torch_batch(batch, arrays, self.device)))
+                    return float(
+                        self.program.loss(self.program.module, *torch_batch(batch, arrays, self.device)).detach()
+                    )
                 except Exception:
                     return float("nan")
 

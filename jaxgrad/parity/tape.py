@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxgrad.parity.fingerprints import Fingerprint
 from jaxgrad.report.values import Site
 
@@ -89,6 +91,7 @@ class Tape:
       gradients: by the path of the parameter; None where the loss does not reach it.
       leaves: what the step was given, by name.
       framework: who computed it.
+      operands: for each operation that was watched, the float64 arrays that it read, as they lay, by value.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -97,6 +100,7 @@ class Tape:
     gradients: dict[str, int | None] = field(default_factory=dict)
     leaves: dict[str, int] = field(default_factory=dict)
     framework: str = ""
+    operands: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
 
     def add_value(self, shape: tuple[int, ...], dtype: str, summary: Summary, **known: object) -> Value:
         """Append a value; ``known`` are further attributes of ``Value``."""

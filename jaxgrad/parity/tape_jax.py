@@ -8,7 +8,7 @@ float32 does not spoil it; neither the caller's ``jax_enable_x64`` nor anything 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import jax
@@ -74,6 +74,7 @@ class JaxRecorder:
       disturbance: which disturbed shadows run beside; ``Summary.noise`` is how far they are from the exact one.
       known: the constants of the other side, and what they stand for.
       backwards: where the backward rules of ``custom_vjp`` stand.
+      watched: the operations, by their number, whose operands the tape keeps.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class JaxRecorder:
         disturbance: Disturbance = Disturbance(),
         known: KnownConstants | None = None,
         backwards: Backwards | None = None,
+        watched: Container[int] = (),
     ):
         self.tape = Tape(framework=f"jax {jax.__version__}")
         self.uncertain = False
@@ -89,6 +91,7 @@ class JaxRecorder:
         self._worlds = 1 + len(disturbance.seeds)
         self._known = known or KnownConstants()
         self._backwards = backwards
+        self._watched = watched
         self._constants: dict[Any, _Cell] = {}
         self._waiting: list[tuple[Value, str, tuple[int, ...], Any]] = []
         self._beside = Beside()
@@ -296,6 +299,8 @@ class JaxRecorder:
         for number, (own, shadows) in enumerate(made):
             value = self._value(own, shadows, None, kind, read, local[number] if local else None)
             cells.append(_Cell(own, shadows, value.index))
+        if len(self.tape.ops) in self._watched:
+            self.tape.operands[len(self.tape.ops)] = {cell.index: np.asarray(cell.shadows[0]) for cell in inputs}
         draws = name.startswith(_DRAWS)
         op = Op(name, read, tuple(cell.index for cell in cells), site, stage_of(eqn), shadowed, draws)
         self.tape.add_op(op)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from os import sep
@@ -70,6 +70,7 @@ class TorchRecorder(TorchDispatchMode):
       disturbance: which disturbed shadows run beside; ``Summary.noise`` is how far they are from the exact one.
       given: tells whether a table is, entry for entry, one of the arrays that the other side is given.
       shared: tells whether a table is, entry for entry, one of the other side's constants.
+      watched: the operations, by their number, whose operands the tape keeps.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TorchRecorder(TorchDispatchMode):
         disturbance: Disturbance = Disturbance(),
         given: Callable[[np.ndarray], bool] = lambda array: False,
         shared: Callable[[np.ndarray], bool] = lambda array: False,
+        watched: Container[int] = (),
     ):
         super().__init__()
         self.tape = Tape(framework=f"torch {torch.__version__}")
@@ -96,6 +98,7 @@ class TorchRecorder(TorchDispatchMode):
         self._disturbance = disturbance
         self._worlds = range(1 + len(disturbance.seeds))
         self._given, self._shared = given, shared
+        self._watched = watched
 
     # --- what the engine calls ----------------------------------------------------------------------------------------
 
@@ -166,6 +169,11 @@ class TorchRecorder(TorchDispatchMode):
             read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
             inputs = [self._value_of(tensor).index for tensor in read]
             shadow_args = [self._widened(args, kwargs, world) for world in self._worlds]
+            number = len(self.tape.ops)
+            if number in self._watched:  # now: what runs may write to them
+                self.tape.operands[number] = {
+                    i: self.shadow_of(tensor).copy() for i, tensor in zip(inputs, read, strict=True)
+                }
         made = func(*args, **kwargs)  # in the program's own grad mode, which some kernels ask for
         if self._phase == "update" and func is torch.ops.aten._local_scalar_dense.default:
             return self._read_out(made, shadow_args[0][0][0])

@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from jaxgrad.parity.align import stands_by
 from jaxgrad.parity.divergence import Parting
+from jaxgrad.parity.fingerprints import separation
+from jaxgrad.parity.rounding import unit
 from jaxgrad.parity.tape import Op, Tape, Value
 from jaxgrad.report.places import at, operation_name
 from jaxgrad.report.values import Divergence, Site
@@ -37,21 +40,21 @@ def told(step: int, parting: Parting, torch: Tape, jax: Tape, pieces: int = 1) -
         site,
         parting.error,
         None,
-        _sentence(parting, torch, ours, theirs, site) + (_SPLIT.format(pieces) if pieces > 1 else ""),
+        _sentence(parting, torch, jax, ours, theirs, site) + (_SPLIT.format(pieces) if pieces > 1 else ""),
         tuple(described(torch, i) for i in parting.read),
         shown(ours),
         shown(theirs) if theirs is not None else f"nothing of this size ({ours.size} numbers) there",
     )
 
 
-def _sentence(parting: Parting, torch: Tape, ours: Value, theirs: Value | None, site: Site | None) -> str:
+def _sentence(parting: Parting, torch: Tape, jax: Tape, ours: Value, theirs: Value | None, site: Site | None) -> str:
     op = parting.op
     name = operation_name(op.name)
     who = f"torch's `{op.site.module}` ({name})" if op.site.module else f"torch's {name}"
     who = f"in the backward pass, {who}" if op.stage == "gradient" else who
     read = sorted(parting.read, key=lambda i: torch.values[i].leaf in torch.gradients)  # parameters last
     names = listed(dict.fromkeys(named(torch, i, op) for i in read))
-    rest = _not_compared(parting, torch)
+    rest = _not_compared(parting, torch, jax)
     if not names:
         return f"JAX has nothing that is the result of {who}{rest}"
     there = f" as JAX{_jax_said(site)}" if site is not None else ""
@@ -62,6 +65,11 @@ def _sentence(parting: Parting, torch: Tape, ours: Value, theirs: Value | None, 
     if parting.unused:
         missing = listed(dict.fromkeys(named(torch, i, op) for i in parting.unused))
         differ = f"{differ}; JAX's does not depend on {missing}"
+    if parting.reordered:
+        moved = listed(dict.fromkeys(named(torch, i, op) for i in parting.reordered))
+        has = "has the same entries" if len(parting.reordered) == 1 else "have the same entries"
+        order = f"{moved} {has} in another order (look at how it is reshaped, joined, flattened or flipped)"
+        return f"{who} gets the same numbers{there}, namely {names}, but in JAX {order}{rest}"
     return f"{who} gets the same{there}, namely {names}, {differ}{rest}"
 
 
@@ -71,11 +79,29 @@ def _jax_said(site: Site) -> str:
     return f"{where} at {place}" if place else where or f"'s {site.op}"
 
 
-def _not_compared(parting: Parting, torch: Tape) -> str:
-    """What the operation reads that cannot be held against anything, so that nobody takes it for the same."""
-    rest = [torch.values[i] for i in parting.op.inputs if i not in parting.read]
-    kinds = {"integers" if value.summary.fingerprint is None else "constants" for value in rest if not value.live}
-    return f"; the {listed(sorted(kinds))} that it reads were not compared" if kinds else ""
+def _not_compared(parting: Parting, torch: Tape, jax: Tape) -> str:
+    """What else the operation reads, so that nobody takes it for the same."""
+    rest = [torch.values[i] for i in parting.op.inputs if i not in parting.read and not torch.values[i].live]
+    tables = [value for value in rest if stands_by(value)]
+    kinds = {"integers" if value.summary.fingerprint is None else "constants" for value in rest if value not in tables}
+    return "".join(
+        (
+            f"; the {listed(sorted(kinds))} that it reads were not compared" if kinds else "",
+            *(f"; it also reads {named(torch, each.index, parting.op)}, {_nearest(each, jax)}" for each in tables),
+        )
+    )
+
+
+def _nearest(table: Value, jax: Tape) -> str:
+    """How far a table is from what JAX has of its size."""
+    mine = table.summary.fingerprint
+    theirs = [value.summary.fingerprint for value in jax.values if stands_by(value) and value.size == table.size]
+    apart = min((separation(mine, each) for each in theirs if mine and each), default=None)
+    if apart is None:
+        return f"{shown_type(table)}, and JAX has no such table"
+    if mine and apart * mine.largest <= unit(table.dtype, mine.largest):
+        return f"{shown_type(table)}, which JAX has to within rounding"
+    return f"{shown_type(table)}, which is {apart:.3g} of its largest entry off what JAX has"
 
 
 def listed(names: Iterable[str]) -> str:
