@@ -54,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except JaxgradError as error:
         print(f"jaxgrad: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("jaxgrad: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        said = "; ".join(("interrupted", *getattr(stopped, "__notes__", ())))
+        print(f"jaxgrad: {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) is gone: end quietly
         _drop_output()

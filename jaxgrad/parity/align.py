@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
-from jaxgrad.parity.fingerprints import agree
-from jaxgrad.parity.rounding import ALIKE, LEEWAY, MOST_NOISE, shadow_distance
 from jaxgrad.parity.tape import Tape, Value
+from jaxgrad.parity.value_index import ValueIndex, same_value
 
 
 @dataclass
@@ -25,6 +24,13 @@ class Alignment:
     found: set[int] = field(default_factory=set)
 
 
+MOST_CANDIDATES = 64
+"""So many JAX values that one torch value may be are kept, the nearest ones.
+
+In a loop whose gradients fade, those of hundreds of steps are one number within what float64 tells. Any of them stands
+for all: what follows from one is as near to what follows from another."""
+
+
 def judged(value: Value) -> bool:
     """Whether a value takes part: floating, and computed from what the step was given."""
     return value.live and value.summary.fingerprint is not None and value.size > 0
@@ -34,57 +40,6 @@ def stands_by(value: Value) -> bool:
     """Whether a value is no result of parameters or data, and still says something: a table, a time embedding."""
     found = value.summary.fingerprint
     return not value.live and found is not None and value.size > 2 and not found.constant
-
-
-def reach_of(value: Value) -> float:
-    """How far from a value another one may be that is the same; noise beyond use is not taken for leeway."""
-    found = value.summary.fingerprint
-    assert found is not None
-    return shadow_distance(found.largest, min(value.summary.noise, MOST_NOISE / LEEWAY * found.largest))
-
-
-def same_value(a: Value, b: Value) -> bool:
-    """Whether two values have the same entries in some order, as far as float64 can tell."""
-    first, second = a.summary.fingerprint, b.summary.fingerprint
-    return first is not None and second is not None and agree(first, second, max(reach_of(a), reach_of(b)))
-
-
-class _Index:
-    """JAX's values by size and by the size of a typical entry; those that may be far from it apart from the others."""
-
-    def __init__(self, tape: Tape, takes: Callable[[Value], bool] = judged):
-        self._rows: dict[tuple[int, bool], list[tuple[float, int]]] = {}
-        self._widest: dict[int, float] = {}
-        for value in tape.values:
-            if takes(value):
-                found = value.summary.fingerprint
-                assert found is not None
-                reach = reach_of(value)
-                noisy = reach > 2 * ALIKE * found.largest
-                self._rows.setdefault((value.size, noisy), []).append((found.root_mean_square, value.index))
-                if noisy:
-                    self._widest[value.size] = max(self._widest.get(value.size, 0.0), reach)
-        for rows in self._rows.values():
-            rows.sort()
-        self._sizes = {size for size, _ in self._rows}
-        self._tape = tape
-
-    def like(self, value: Value) -> Iterable[Value]:
-        """The values that may have the same entries, those of the same size first, in the order they were made."""
-        sizes = [size for size in self._sizes if not max(size, value.size) % min(size, value.size)]
-        for size in sorted(sizes, key=lambda size: (size != value.size, size)):
-            near = [*self._near(size, False, value), *self._near(size, True, value)]
-            yield from (self._tape.values[index] for _, index in sorted(near, key=lambda row: row[1]))
-
-    def _near(self, size: int, noisy: bool, value: Value) -> list[tuple[float, int]]:
-        """Entries that move by at most a distance move their root mean square by no more than that."""
-        rows = self._rows.get((size, noisy), [])
-        found = value.summary.fingerprint
-        assert found is not None
-        reach = max(reach_of(value), 2 * ALIKE * found.largest, self._widest.get(size, 0.0) if noisy else 0.0)
-        reach += 1e-12 * found.root_mean_square
-        key = found.root_mean_square
-        return rows[bisect_left(rows, (key - reach, -1)) : bisect_right(rows, (key + reach, 1 << 60))]
 
 
 def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alignment:
@@ -102,7 +57,7 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
     Returns:
       The alignment. The losses are partners of each other or of nothing.
     """
-    index = _Index(jax)
+    index = ValueIndex(jax, judged)
     above = _ancestors(jax)
     to_loss = above[jax.loss] | (1 << jax.loss)
     to_torch_loss = _ancestors(torch)[torch.loss] | (1 << torch.loss)
@@ -118,6 +73,9 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
     for op in torch.ops:
         read = [i for i in op.inputs if torch.values[i].live]
         origins = tuple(dict.fromkeys(source for i in read for source in sources(i)))
+        origin_mask = 0
+        for source in origins:
+            origin_mask |= masks[source]
         for i in op.outputs:
             value = torch.values[i]
             roots[i] = origins
@@ -125,20 +83,22 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
                 continue
             # What leads to the loss must lead to it there too: JAX computes slopes beside the forward values.
             forward = op.stage != "gradient" and to_torch_loss >> i & 1
+            little = says_little(value)
             candidates = []
-            for candidate in index.like(value):
-                j = candidate.index
-                if (forward and not to_loss >> j & 1) or not same_value(value, candidate):
+            for j in index.same(value):
+                if forward and not to_loss >> j & 1:
                     continue
-                line = above[j] | (1 << j)
-                meets = [bool(line & masks[source]) for source in origins]
-                unchanged = [source for source in origins if masks[source] >> j & 1]
-                if unchanged and not any(source in op.inputs for source in unchanged):
+                unchanged = origin_mask >> j & 1
+                if unchanged and not any(masks[source] >> j & 1 for source in origins if source in op.inputs):
                     continue  # back to where it started by a detour that was not found: no evidence for the detour
-                need = all if unchanged or says_little(value) else any
-                if meets and need(meets):
+                line = above[j] | (1 << j)
+                some = bool(line & origin_mask)
+                if some and not ((unchanged or little) and any(not line & masks[source] for source in origins)):
                     candidates.append(j)
+                    if len(candidates) == MOST_CANDIDATES:
+                        break
             if candidates:
+                candidates.sort(key=lambda j: (jax.values[j].size != value.size, j))
                 made.found.update(candidates)
                 made.partners[i] = tuple(candidates)
                 masks[i] = _bits(candidates)
@@ -154,10 +114,10 @@ def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alig
 
 def _match_tables(torch: Tape, jax: Tape, made: Alignment) -> None:
     """Find what is made of integers and constants alone. It has no origin that could be held against another."""
-    index = _Index(jax, stands_by)
+    index = ValueIndex(jax, stands_by)
     for value in torch.values:
         if stands_by(value) and value.index not in made.partners:
-            same = tuple(each.index for each in index.like(value) if same_value(value, each))
+            same = tuple(sorted(islice(index.same(value), MOST_CANDIDATES)))
             if same:
                 made.partners[value.index] = same
                 made.found.update(same)

@@ -55,9 +55,13 @@ class Beside:
         self._pool.shutdown(cancel_futures=True)
         self._pool = None
 
-    def start(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
-        """Begin a piece of work; its ``result()`` waits for it, and raises what it raised."""
+    def start(self, entries: int, work: Callable[..., Any], *given: Any) -> Future[Any]:
+        """Begin a piece of work on so many entries; its ``result()`` waits for it, and raises what it raised."""
         assert self._pool is not None
+        if entries < WORTH_A_THREAD:
+            done: Future[Any] = Future()
+            done.set_result(work(*given))
+            return done
         self._room.acquire()
         try:
             started = self._pool.submit(work, *given)

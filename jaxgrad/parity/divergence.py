@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
-from jaxgrad.parity.align import Alignment, judged, reach_of, says_little, stands_by
+from jaxgrad.parity.align import Alignment, judged, says_little, stands_by
 from jaxgrad.parity.fingerprints import separation
 from jaxgrad.parity.layout import same_layout
 from jaxgrad.parity.tape import Op, Tape
+from jaxgrad.parity.value_index import reach_of
 
 
 @dataclass(frozen=True)

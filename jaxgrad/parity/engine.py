@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.errors import ProgramError, require
-from jaxgrad.parity.align import same_value
 from jaxgrad.parity.batches import check_batches, jax_batch, say_widened, take_batches, torch_batch
 from jaxgrad.parity.closed_over import check_closed_over
 from jaxgrad.parity.compiled import CompiledPrograms
@@ -29,10 +28,12 @@ from jaxgrad.parity.programs import (
     TorchProgram,
     check_programs,
 )
+from jaxgrad.parity.progress import Progress, begin
 from jaxgrad.parity.proof import At, prove
 from jaxgrad.parity.rounding import CONSTANTS, ROUNDINGS, Disturbance
 from jaxgrad.parity.surroundings import check_frozen, check_frozen_moved, check_inputs, check_statistics
 from jaxgrad.parity.tape import Tape
+from jaxgrad.parity.value_index import same_value
 from jaxgrad.parity.verdicts import as_report
 from jaxgrad.report.values import Report, Verdict
 
@@ -70,12 +71,18 @@ def compare(
       MissingExtraError: if torch is not installed.
     """
     require("torch", "jaxgrad.compare")
-    from jaxgrad.parity.run_torch import kept
-
     split = check_programs(torch_program, jax_program)
     taken, notes = take_batches(batches)
     arrays = check_batches(taken)
     comparison = _Comparison(torch_program, jax_program, split, taken, arrays, compiled)
+    with Progress():
+        report = _judged(comparison, torch_program)
+    return replace(report, notes=(*notes, *report.notes))
+
+
+def _judged(comparison: _Comparison, torch_program: TorchProgram) -> Report:
+    from jaxgrad.parity.run_torch import kept
+
     with kept(torch_program):
         report, last = comparison.run(Disturbance())
     if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow:
@@ -90,7 +97,7 @@ def compare(
             report = replace(again, notes=(*again.notes, ROUNDED_CONSTANTS))
         elif last.lost & moved.found:
             report = again  # the first place was such a constant's, the fault is further on
-    return replace(report, notes=(*notes, *report.notes))
+    return report
 
 
 class _Comparison:
@@ -136,16 +143,20 @@ class _Comparison:
         for number, (batch, arrays) in enumerate(zip(self.batches, self.arrays, strict=True), start=1):
             names = [f"batch[{i}]" for i in range(len(arrays))]
             given = jax_batch(batch, arrays)
+            begin(f"step {number}, tracing the JAX loss")
             traced = jax_run.trace(batch, given)
             self._constants = Tables(constants(traced[0]))
             before = torch_run.buffers()
+            begin(f"step {number}, torch")
             tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
             tensors = [name for name in names if name in tape.leaves]  # a Python number is none in torch
+            begin(f"step {number}, JAX")
             jax_tape, uncertain = jax_run.forward_and_backward(
                 traced, given, arrays, names, set(frozen), disturbance, torch_run.recorder.known, watched[1]
             )
             self.uncertain |= uncertain or torch_run.recorder.uncertain
             losses.append((torch_run.loss, jax_run.loss))
+            begin(f"step {number}, holding the values of both against each other")
             # The layout of a parameter is that of the values it was given with.
             left = Side(tape, ours, torch_run.gradients, torch_run.own_gradients)
             right = Side(jax_tape, theirs, jax_run.gradients, jax_run.own_gradients)
@@ -154,6 +165,7 @@ class _Comparison:
             if outcome.unproven and number == 1 and not outcome.wrong and not outcome.doubts:
                 at = self._elsewhere(traced, batch, arrays, given, names, set(frozen), (ours, theirs))
                 judge_proof(number, prove(match, outcome.match, left, right, at), left, right, outcome)
+            begin(f"step {number}, trying what each loss depends on")
             check_inputs(number, arrays, given, tape, names, outcome)
             if np.isfinite(losses[-1]).all():  # NaN does not move, whatever the batch
                 tried = torch_run.loss_on(batch), jax_run.loss_on(batch)
@@ -185,12 +197,14 @@ class _Comparison:
             if not outcome.wrong and not outcome.doubts and updates is not None:
                 read = jax_tape.above(jax_tape.loss)
                 unread = {path for path in self.split.paths if jax_tape.leaves[path] not in read}
+                begin(f"step {number}, the updates")
                 made = updates.judge(number, outcome.match, left, right, unread, again=len(self.batches) == 1)
                 check_frozen_moved(number, *untrained, made.moved, outcome)
                 conjugate = f". {CONJUGATE}" if any(map(jnp.iscomplexobj, self.split.arrays)) else ""
                 outcome.divergences += [replace(each, message=each.message + conjugate) for each in made.divergences]
                 outcome.same_bits &= made.same_bits
                 outcome.notes += [f"JAX's {path} is not read by the loss" for path in sorted(unread)]
+            begin(f"step {number}, what jax.jit makes of it")
             for target in targets:
                 if self._compiled is not None and not outcome.wrong:
                     site = tape.ops[tape.values[tape.loss].op or 0].site

@@ -6,7 +6,7 @@ the same fingerprint. It is made in a few passes over the entries, so the cost i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -162,6 +162,56 @@ def agree(a: Fingerprint, b: Fingerprint, distance: float) -> bool:
     return bool((np.abs(ours - theirs) <= slack).all())
 
 
+class Stack:
+    """Fingerprints of one size, to be held against another one all at once.
+
+    Args:
+      fingerprints: at least one.
+    """
+
+    def __init__(self, fingerprints: Sequence[Fingerprint]):
+        self._each = fingerprints
+        self._plain = np.asarray([_is_plain(each) for each in fingerprints])
+        self._low = np.asarray([each.low for each in fingerprints])
+        self._high = np.asarray([each.high for each in fingerprints])
+        self._moments = np.stack([each.moments for each in fingerprints])
+        whole = fingerprints[0].size <= FEW and self._plain.all()
+        self._entries = np.stack([each.entries for each in fingerprints]) if whole else _NONE
+
+    def agree(self, a: Fingerprint, rows: slice, distances: np.ndarray) -> np.ndarray:
+        """``agree`` with each of some rows.
+
+        Args:
+          a: a fingerprint, of this or another size.
+          rows: which ones.
+          distances: how far entries may have moved, one for each row.
+
+        Returns:
+          The answers, bool, one for each row.
+        """
+        size = self._each[0].size
+        if not (_is_plain(a) and self._plain[rows].all() and a.size and size) or max(a.size, size) % min(a.size, size):
+            pairs = zip(self._each[rows], distances, strict=True)
+            return np.asarray([agree(a, each, float(distance)) for each, distance in pairs], bool)
+        low, high = self._low[rows], self._high[rows]
+        same = (np.abs(low - a.low) <= distances) & (np.abs(high - a.high) <= distances)
+        if a.entries.size and self._entries.size:
+            ours = np.repeat(a.entries, max(size // a.size, 1))
+            theirs = np.repeat(self._entries[rows], max(a.size // size, 1), axis=1)
+            return same & (np.abs(theirs - ours) <= distances[:, None]).all(1)
+        theirs = np.maximum(-low, high)
+        largest = np.maximum(theirs, a.largest)
+        scale = np.where(largest > 0, largest, 1.0)
+        moments = self._moments[rows] * (theirs / scale)[:, None] ** _POWERS
+        ours = a.moments * (a.largest / scale)[:, None] ** _POWERS
+        close = (np.abs(ours - moments) <= (distances / scale + 1e-15)[:, None] * _SLOPES).all(1)
+        return same & (close | (largest <= distances))
+
+
+def _is_plain(found: Fingerprint) -> bool:
+    return not any(found.unusual) and not found.extreme[0]
+
+
 def _rescaled(moments: np.ndarray, ratio: float) -> np.ndarray:
     return moments * np.asarray([ratio, ratio, ratio**2, ratio**3, ratio**4])
 
@@ -222,12 +272,18 @@ def own_error(own: np.ndarray, shadow: np.ndarray) -> tuple[float, bool]:
     return float(np.max(distance, where=np.isfinite(distance), initial=0.0)), lost
 
 
-def noise_between(exact: np.ndarray, moved: np.ndarray) -> float:
-    """The largest distance between a shadow and a disturbed one of the same shape, where both are ordinary numbers."""
+def noise_between(exact: np.ndarray, moved: np.ndarray, largest: float) -> float:
+    """The largest distance between a shadow and a disturbed one of the same shape, over the ordinary entries.
+
+    Args:
+      exact: the shadow.
+      moved: the disturbed one.
+      largest: the ``largest`` of the shadow's fingerprint; what is above it stands for infinity.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(exact - moved)
     # What stands for infinity in a mask moves by more than all that it is added to.
-    return float(np.max(apart, where=np.isfinite(apart) & (np.abs(exact) < EXTREME), initial=0.0))
+    return float(np.max(apart, where=np.isfinite(apart) & (np.abs(exact) <= largest), initial=0.0))
 
 
 def bits_of(array: np.ndarray) -> np.ndarray:

@@ -35,6 +35,17 @@ DECISIONS = set("floor ceil round trunc sign sgn fix".split())
 """Results that are floating and do not move with what they are made from: decisions, as a comparison is."""
 
 
+DECOMPOSITIONS = set(
+    """
+    _linalg_det _linalg_eigh _linalg_slogdet _linalg_solve_ex _linalg_svd geqrf linalg_cholesky_ex linalg_eig
+    linalg_inv_ex linalg_ldl_factor_ex linalg_lstsq linalg_lu_factor_ex linalg_lu linalg_qr linalg_solve_triangular
+    lu_unpack triangular_solve
+    cholesky eig eigh householder_product lu qr schur svd tridiagonal tridiagonal_solve
+    """.split()
+)
+"""What both frameworks compute of matrices, exact for a matrix that is a rounding of its largest entry away."""
+
+
 def _by_name(table: dict[str, str]) -> dict[str, str]:
     return {name: kind for kind, names in table.items() for name in names.split()}
 

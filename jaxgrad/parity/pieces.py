@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxgrad.parity.align import Alignment, judged, reach_of, says_little
+from jaxgrad.parity.align import Alignment, judged, says_little
 from jaxgrad.parity.fingerprints import FEW, Fingerprint, agree
 from jaxgrad.parity.tape import Tape, Value
+from jaxgrad.parity.value_index import reach_of
 
 _POWERS = np.asarray([1.0, 1.0, 2.0, 3.0, 4.0])  # of the moments of a fingerprint
 

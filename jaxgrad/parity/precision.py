@@ -44,9 +44,9 @@ def first_precision_loss(step: int, torch: Tape, jax: Tape, alignment: Alignment
             candidates = [jax.values[j] for j in partners]
             if i in tipped[id(torch)] or any(theirs.index in tipped[id(jax)] for theirs in candidates):
                 continue
-            worse = [_less_precise(ours, theirs) for theirs in candidates]
-            if all(worse):  # none of the values that it may be is as accurate
-                return [_told(step, op, str(worse[0]), ours, candidates[0], jax)]
+            if all(_less_precise(ours, theirs) for theirs in candidates):  # none that it may be is as accurate
+                worse = _less_precise(ours, candidates[0])
+                return [_told(step, op, str(worse), ours, candidates[0], jax)]
     return []
 
 

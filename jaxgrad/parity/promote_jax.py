@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+
+from jaxgrad.parity.numpy_primitives import by_numpy, moved_by_numpy
 
 _WIDE = {
     np.dtype(jnp.float32): np.dtype(np.float64),
@@ -45,9 +48,40 @@ def widened(array: Any) -> Any:
     """The array in float64 if it is floating; else as it is."""
     if not is_narrow(array):
         return array
+    return placed(in_float64(array))
+
+
+def placed(array: np.ndarray) -> Any:
+    """A shadow where the other ones are: NumPy's, or JAX's on an accelerator."""
+    if jax.default_backend() == "cpu":
+        return array
     with jax.enable_x64(True):
-        wide = _WIDE[np.dtype(array.dtype)]
-        return jnp.asarray(in_float64(array) if wide == np.float64 else np.asarray(array).astype(wide))
+        return jnp.asarray(array)
+
+
+def stacked(shadows: Sequence[Any]) -> Any:
+    """Shadows in a row, along a new first axis."""
+    if all(isinstance(each, np.ndarray) for each in shadows):
+        return np.stack(shadows)
+    with jax.enable_x64(True):
+        return jnp.stack(shadows)
+
+
+def run(eqn: Any, given: list[Any]) -> list[Any]:
+    """Run an equation's primitive as it is, by NumPy where it but moves entries about: nothing is compiled for that.
+
+    Args:
+      eqn: an equation without inner jaxprs to enter.
+      given: its inputs.
+
+    Returns:
+      Its outputs.
+    """
+    moved = moved_by_numpy(eqn.primitive.name, eqn.params, [np.asarray(x) for x in given]) if _on_host(given) else None
+    if moved is not None:
+        return [moved]
+    made = eqn.primitive.bind(*given, **eqn.params)
+    return list(made) if eqn.primitive.multiple_results else [made]
 
 
 def bind_promoted(eqn: Any, shadows: list[Any]) -> list[Any]:
@@ -75,8 +109,18 @@ def bind_promoted(eqn: Any, shadows: list[Any]) -> list[Any]:
             each if each.dtype == _wide_dtype(var.aval) else each.astype(_wide_dtype(var.aval))
             for each, var in zip(shadows, eqn.invars, strict=True)
         ]
+        made = by_numpy(name, eqn.params, [np.asarray(each) for each in shadows]) if _on_host(shadows) else None
+        if made is not None:
+            return made
         made = eqn.primitive.bind(*shadows, **_promoted(eqn.params))
         return list(made) if eqn.primitive.multiple_results else [made]
+
+
+def _on_host(arrays: list[Any]) -> bool:
+    """Whether NumPy can take arrays as they are: none is on an accelerator, and none is a key."""
+    return jax.default_backend() == "cpu" and not any(
+        jnp.issubdtype(each.dtype, jax.dtypes.extended) for each in arrays
+    )
 
 
 def _wide_dtype(aval: Any) -> Any:

@@ -150,6 +150,26 @@ def disturbed(array: np.ndarray, seed: int) -> np.ndarray:
         return np.asarray(array * (1.0 + np.where((bits & np.uint64(0xFFFFF)) == 0, 0.0, direction)))
 
 
+def disturbed_matrix(array: np.ndarray, seed: int) -> np.ndarray:
+    """Matrices in which every entry is moved by ``DISTURBED`` of the largest one, up or down.
+
+    A decomposition is exact for a matrix so far away (backward stability), whatever it makes of its entries: the
+    smallest singular value of a matrix of lower rank is that of the rounding.
+
+    Args:
+      array: float64 or complex128, ``[..., rows, columns]``; of fewer axes it is left as it is.
+      seed: of the directions.
+
+    Returns:
+      The moved array; ``array`` itself is untouched.
+    """
+    if array.ndim < 2 or not array.size or not np.issubdtype(array.dtype, np.inexact):
+        return array
+    largest = np.abs(array).max(axis=(-2, -1), keepdims=True)
+    signs = np.where(coins(np.ascontiguousarray(np.real(array)), seed), DISTURBED, -DISTURBED)
+    return np.asarray(array + signs * largest, array.dtype)
+
+
 _FORMATS = {
     "float64": (2.0**-52, 2.0**-1022),
     "float32": (2.0**-23, 2.0**-126),

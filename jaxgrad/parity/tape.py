@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgrad.parity.fingerprints import Fingerprint
+from jaxgrad.parity.progress import count
 from jaxgrad.report.values import Site
 
 
@@ -110,6 +111,7 @@ class Tape:
 
     def add_op(self, op: Op) -> None:
         """Append an operation whose inputs and outputs are on the tape."""
+        count()
         number = len(self.ops)
         self.ops.append(op)
         read = [self.values[i] for i in op.inputs]

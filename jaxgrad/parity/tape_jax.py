@@ -20,9 +20,9 @@ from jaxgrad.errors import InputError
 from jaxgrad.parity.beside import Beside
 from jaxgrad.parity.constants import KnownConstants, moved_constant, recover
 from jaxgrad.parity.fingerprints import Fingerprint, fingerprint, noise_between, own_error
-from jaxgrad.parity.kinds import DECISIONS, jax_kind
-from jaxgrad.parity.promote_jax import bind_promoted, is_narrow, widened
-from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, operand_scale
+from jaxgrad.parity.kinds import DECISIONS, DECOMPOSITIONS, jax_kind
+from jaxgrad.parity.promote_jax import bind_promoted, is_narrow, placed, run, stacked, widened
+from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, disturbed_matrix, operand_scale
 from jaxgrad.parity.sites_jax import Backwards, site_of, stage_of
 from jaxgrad.parity.tape import Op, Summary, Tape, Value
 from jaxgrad.report.values import Site
@@ -223,8 +223,7 @@ class JaxRecorder:
         return self._made("scan_slice", [cell], [(cell.own[t], tuple(s[t] for s in cell.shadows))], site, eqn, True)[0]
 
     def _stacked(self, cells: list[_Cell], site: Site, eqn: Any) -> _Cell:
-        with jax.enable_x64(True):
-            shadows = tuple(jnp.stack(each) for each in zip(*(cell.shadows for cell in cells), strict=True))
+        shadows = tuple(stacked(each) for each in zip(*(cell.shadows for cell in cells), strict=True))
         made = (jnp.stack([cell.own for cell in cells]), shadows)
         return self._made("scan_stack", cells, [made], site, eqn, True)[0]
 
@@ -234,13 +233,11 @@ class JaxRecorder:
     # --- one primitive ------------------------------------------------------------------------------------------------
 
     def _apply(self, eqn: Any, inputs: list[_Cell], site: Site) -> list[_Cell]:
-        several = eqn.primitive.multiple_results
         name = eqn.primitive.name
         try:
-            own = eqn.primitive.bind(*(cell.own for cell in inputs), **eqn.params)
+            own = run(eqn, [cell.own for cell in inputs])
         except Exception as error:
             raise InputError(f"compare: JAX's {name} cannot be run by itself, at {site}: {error}") from error
-        own = list(own) if several else [own]
         if _keeps(name, eqn, inputs, own):  # the same entries in another shape
             shadows, _ = self._shadows(eqn, inputs, own)
             return [_Cell(own[0], shadows[0], inputs[0].index)]
@@ -267,7 +264,11 @@ class JaxRecorder:
         worlds, shadowed = [], True
         for world in range(self._worlds):
             try:
-                worlds.append(bind_promoted(eqn, [cell.shadows[world] for cell in inputs]))
+                given = [cell.shadows[world] for cell in inputs]
+                if world and eqn.primitive.name in DECOMPOSITIONS:
+                    seed = self._disturbance.seeds[world - 1]
+                    given = [placed(disturbed_matrix(np.asarray(each), seed)) for each in given]
+                worlds.append(bind_promoted(eqn, given))
             except Exception:  # no float64 twin: the program's own result has to do
                 shadowed = False
                 worlds.append([widened(each) for each in own])
@@ -278,10 +279,8 @@ class JaxRecorder:
         exact, *others = shadows
         if decides or not jnp.issubdtype(exact.dtype, jnp.inexact):
             return (exact,) * self._worlds
-        with jax.enable_x64(True):
-            seeds = self._disturbance.seeds
-            moved = [jnp.asarray(disturbed(np.asarray(each), s)) for each, s in zip(others, seeds, strict=True)]
-        return exact, *moved
+        seeds = self._disturbance.seeds
+        return exact, *(placed(disturbed(np.asarray(each), s)) for each, s in zip(others, seeds, strict=True))
 
     def _made(
         self,
@@ -325,8 +324,7 @@ class JaxRecorder:
             moves = self._disturbance.constants and not certain
             seeds = self._disturbance.seeds
             moved = [moved_constant(meant, array.dtype, s) if moves else meant for s in seeds]
-            with jax.enable_x64(True):
-                worlds = tuple(jnp.asarray(each) for each in (meant, *moved))
+            worlds = tuple(placed(np.asarray(each)) for each in (meant, *moved))
             own = const if isinstance(const, jax.Array) else jnp.asarray(const)
             cell = self._cell_of(own, worlds, "constant")
             self.uncertain |= not certain
@@ -359,8 +357,7 @@ class JaxRecorder:
     def _given(self, array: Any, shadow: np.ndarray | None, leaf: str) -> _Cell:
         """Something that the step was given, which is exact."""
         own = array if isinstance(array, jax.Array) else jnp.asarray(array)
-        with jax.enable_x64(True):
-            wide = widened(own) if shadow is None else jnp.asarray(np.asarray(shadow))
+        wide = widened(own) if shadow is None else placed(np.asarray(shadow))
         return self._cell_of(own, (wide,) * self._worlds, leaf)
 
     def _cell_of(self, own: Any, shadows: tuple[Any, ...], leaf: str) -> _Cell:
@@ -377,7 +374,7 @@ class JaxRecorder:
     ) -> Value:
         """A new value of the tape, whose summary is made beside the run: it waits for what JAX computes."""
         value = self.tape.add_value(tuple(np.shape(own)), str(own.dtype), _UNKNOWN, leaf=leaf)
-        self._waiting.append((value, kind, read, self._beside.start(_measured, own, shadows, local)))
+        self._waiting.append((value, kind, read, self._beside.start(own.size, _measured, own, shadows, local)))
         return value
 
     def _settle(self) -> None:
@@ -410,7 +407,9 @@ def _measured(own: Any, shadows: tuple[Any, ...], of_own: Any) -> tuple[Fingerpr
     narrow, wide, *others = (_real(each) for each in (own, *shadows))
     error, lost = own_error(narrow, wide)
     local = own_error(narrow, _real(of_own))[0] if of_own is not None else error
-    return fingerprint(wide), error, max((noise_between(wide, each) for each in others), default=0.0), lost, local
+    found = fingerprint(wide)
+    noise = max((noise_between(wide, each, found.largest) for each in others), default=0.0)
+    return found, error, noise, lost, local
 
 
 def _opened(closed: Any) -> Any:

@@ -28,8 +28,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from jaxgrad.parity.beside import side_by_side
 from jaxgrad.parity.constants import KnownConstants, moved_constant, recover
 from jaxgrad.parity.fingerprints import fingerprint, noise_between, own_error
-from jaxgrad.parity.kinds import DECISIONS, base_name, torch_kind
-from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, operand_scale
+from jaxgrad.parity.kinds import DECISIONS, DECOMPOSITIONS, base_name, torch_kind
+from jaxgrad.parity.rounding import Disturbance, Operand, disturbed, disturbed_matrix, operand_scale
 from jaxgrad.parity.source_lines import is_installed, users_line
 from jaxgrad.parity.tape import Op, Summary, Tape, Value
 from jaxgrad.parity.torch_shadows import run_wide
@@ -100,6 +100,17 @@ class TorchRecorder(TorchDispatchMode):
         self._given, self._shared = given, shared
         self._watched = watched
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import all of torch.compile, in two seconds, to keep it out of ``__torch_dispatch__``."""
+        return False
+
+    @classmethod
+    def _keep_compiler_out(cls) -> None:
+        """Where the program may be compiled, the recorder must not be."""
+        if "torch._dynamo" in sys.modules and cls.__torch_dispatch__ is cls._dispatched:
+            cls.__torch_dispatch__ = torch.compiler.disable(cls._dispatched)  # pyright: ignore[reportAttributeAccessIssue]
+
     # --- what the engine calls ----------------------------------------------------------------------------------------
 
     def begin(self, leaves: Mapping[str, tuple[torch.Tensor, bool]]) -> None:
@@ -126,6 +137,7 @@ class TorchRecorder(TorchDispatchMode):
         What an update is made of is gathered in ``numbers``: every Python float that an operation is given.
         """
         self._phase = phase
+        self._keep_compiler_out()
         hooks = []
         for module in self._modules:
             hooks.append(module.register_forward_pre_hook(self._enter))
@@ -163,7 +175,7 @@ class TorchRecorder(TorchDispatchMode):
         if id(module) in self._names and self._inside:
             self._inside.pop()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def _dispatched(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         with torch.no_grad():
             read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
@@ -180,6 +192,8 @@ class TorchRecorder(TorchDispatchMode):
         with torch.no_grad():
             self._record(func, args, kwargs, shadow_args, read, inputs, made)
         return made
+
+    __torch_dispatch__ = _dispatched
 
     def _read_out(self, number: Any, shadow: torch.Tensor) -> Any:
         """What ``item()`` gives an optimizer: the shadow's number, so that what Python makes of it is not rounded."""
@@ -221,7 +235,7 @@ class TorchRecorder(TorchDispatchMode):
         for world in self._worlds:
             try:
                 with _default_dtype(torch.float64):  # what integers and factories become
-                    made = run_wide(func, *given[world])
+                    made = run_wide(func, *self._off(func, given[world], world))
             except Exception:  # whatever it is, the operation has no float64 twin: its own result has to do
                 self._take_own([*written, *outputs])
                 return False
@@ -230,6 +244,20 @@ class TorchRecorder(TorchDispatchMode):
             for tensor in {id(each): each for each in (*written, *outputs)}.values():
                 self._disturb(tensor, base_name(str(func)) in DECISIONS)
         return same
+
+    def _off(self, func: Any, given: Any, world: int) -> Any:
+        """The operands of a disturbed shadow: those of a decomposition are moved themselves."""
+        if not world or base_name(str(func)) not in DECOMPOSITIONS:
+            return given
+        seed = self._disturbance.seeds[world - 1]
+
+        def move(each: Any) -> Any:
+            if not isinstance(each, torch.Tensor) or not (each.is_floating_point() or each.is_complex()):
+                return each
+            moved = disturbed_matrix(each.detach().resolve_conj().resolve_neg().cpu().numpy(), seed)
+            return torch.from_numpy(moved).to(each.device)
+
+        return tree_map(move, given)
 
     def _local_errors(self, func: Any, args: Any, kwargs: Any, outputs: list[Any]) -> dict[int, float]:
         """How far each result is from what float64 makes of the program's own operands."""
@@ -361,7 +389,7 @@ class TorchRecorder(TorchDispatchMode):
                 lambda: fingerprint(shadow), lambda: own_error(_array(tensor.detach()), shadow), shadow.size
             )
             others = (_array(self._shadow(tensor, world)) for world in self._worlds[1:])
-            noise = max((noise_between(shadow, each) for each in others), default=0.0)
+            noise = max((noise_between(shadow, each, found.largest) for each in others), default=0.0)
             local = self._local.get(id(tensor))
             summary = Summary(
                 found, scale_of(found.largest, found.size), error, noise, lost, error if local is None else local

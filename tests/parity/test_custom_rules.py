@@ -30,11 +30,11 @@ def softsign(factor, kind):
         return bent
 
     @jax.custom_vjp
-    def bent(x):
+    def bent_back(x):
         return plain(x)
 
-    bent.defvjp(lambda x: (bent(x), x), lambda x, g: (factor * g / (1 + jnp.abs(x)) ** 2,))
-    return bent
+    bent_back.defvjp(lambda x: (bent_back(x), x), lambda x, g: (factor * g / (1 + jnp.abs(x)) ** 2,))
+    return bent_back
 
 
 def _compare(torch, function, scale=1.0, inside=lambda f: f):
