@@ -114,6 +114,7 @@ class _Comparison:
         self.batches, self.arrays = batches, arrays
         self._compiled = None if compiled is False else CompiledPrograms(compiled)
         self.uncertain = False  # whether some constant may stand for another number than it holds
+        self._first: Any = None  # the first step as it was traced
         self._given = Tables(split.arrays)
         self._constants = Tables()
 
@@ -144,8 +145,10 @@ class _Comparison:
             names = [f"batch[{i}]" for i in range(len(arrays))]
             given = jax_batch(batch, arrays)
             begin(f"step {number}, tracing the JAX loss")
-            traced = jax_run.trace(batch, given)
-            self._constants = Tables(constants(traced[0]))
+            # Another run takes the first step's again: a program that uses up a state can be traced but once.
+            traced = self._first if number == 1 and self._first is not None else jax_run.trace(batch, given)
+            self._first = self._first or traced
+            self._constants = Tables(constants(traced.closed))
             before = torch_run.buffers()
             begin(f"step {number}, torch")
             tape = torch_run.forward_and_backward(torch_batch(batch, arrays, torch_run.device), names)
@@ -170,12 +173,12 @@ class _Comparison:
             if np.isfinite(losses[-1]).all():  # NaN does not move, whatever the batch
                 tried = torch_run.loss_on(batch), jax_run.loss_on(batch)
                 check_dependence(number, arrays, names, tape, jax_tape, tried, outcome)
-            if outcome.wrong and jax_run.loss_jaxpr is not None:
+            if outcome.wrong:
                 check_closed_over(
                     number,
                     tape,
                     torch_run.closed_over(),
-                    flatten(jax_run.loss_jaxpr()),
+                    flatten(traced.loss()),
                     [*jax_run.own, *given],
                     losses[-1],
                     outcome,
@@ -191,7 +194,7 @@ class _Comparison:
             steps.append(outcome)
             targets = []
             if self._compiled is not None and not outcome.wrong and not outcome.doubts:
-                targets = jax_run.compiled_targets(traced[0], given)
+                targets = jax_run.compiled_targets(given)
                 if self.jax_program.optimizer is not None:
                     targets += update_targets.next(jax_run.own, [own for own, _ in jax_run.raw_gradients], jax_run.loss)
             if not outcome.wrong and not outcome.doubts and updates is not None:

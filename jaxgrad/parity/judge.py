@@ -21,7 +21,7 @@ from jaxgrad.parity.pieces import join_pieces
 from jaxgrad.parity.precision import first_precision_loss
 from jaxgrad.parity.proof import Proof
 from jaxgrad.parity.rounding import LEEWAY, MOST_NOISE, unit
-from jaxgrad.parity.tape import Op, Summary, Tape, Value
+from jaxgrad.parity.tape import Op, Tape, Value
 from jaxgrad.parity.telling import jax_site, told
 from jaxgrad.report.places import at, operation_name
 from jaxgrad.report.values import Divergence, Effect, Rounding, Site
@@ -157,20 +157,16 @@ def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
                 f"rounding alone, of intermediate results and of constants, moves {side}'s loss by "
                 f"{loss.noise / max(size, 1e-300):.1g} of its size: nothing closer can be told"
             )
-        for name, index in tape.gradients.items():
-            noise = _noise_of(tape.values[index].summary) if index is not None else 0.0
-            if LEEWAY * noise > MOST_NOISE:
-                found.doubts.append(
-                    f"rounding alone moves {side}'s gradient of {name} by {noise:.1g} of its size: nothing closer can "
-                    "be told"
-                )
-                break
-
-
-def _noise_of(summary: Summary) -> float:
-    """How far rounding moves a gradient, relative to its size; 0 for one that cancels to zero."""
-    found = summary.fingerprint
-    return summary.noise / found.largest if found is not None and found.largest > 1e-9 * summary.scale else 0.0
+        summaries = {name: tape.values[index].summary for name, index in tape.gradients.items() if index is not None}
+        # Against the largest of all: a gradient that cancels to zero is noise, and tells so.
+        largest = max((each.fingerprint.largest for each in summaries.values() if each.fingerprint), default=0.0)
+        worst = max(summaries, key=lambda name: summaries[name].noise, default=None)
+        if worst is not None and LEEWAY * summaries[worst].noise > MOST_NOISE * largest:
+            moved = summaries[worst].noise / max(largest, 1e-300)
+            found.doubts.append(
+                f"rounding alone moves {side}'s gradient of {worst} by {moved:.1g} of the largest gradient: nothing "
+                "closer can be told"
+            )
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------

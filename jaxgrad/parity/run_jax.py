@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -27,6 +28,25 @@ from jaxgrad.pytrees import short
 from jaxgrad.report.values import Cause
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What was traced of one step.
+
+    Attributes:
+      closed: loss and gradients.
+      better: the same in float64, where the program allows it: its literals are not yet rounded.
+      loss: gives the jaxpr of the loss alone.
+      wide_loss: gives that in float64; None as for ``better``.
+      backwards: where the backward rules of ``custom_vjp`` stand.
+    """
+
+    closed: jex.ClosedJaxpr
+    better: jex.ClosedJaxpr | None
+    loss: Callable[[], jex.ClosedJaxpr]
+    wide_loss: Callable[[], jex.ClosedJaxpr] | None
+    backwards: Backwards
+
+
 class JaxRun:
     """The steps of one JAX program: its own parameters, and those of the float64 shadow."""
 
@@ -41,16 +61,12 @@ class JaxRun:
         if moved:  # the program itself starts from the shadows, too
             self.own = [jnp.asarray(wide, own.dtype) for wide, own in zip(self.wide, self.own, strict=True)]
         self.loss = self.wide_loss = 0.0
-        self.loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
-        self._wide_loss_jaxpr: Callable[[], jex.ClosedJaxpr] | None = None
+        self.traced: Traced | None = None
         self.raw_gradients: list[tuple[np.ndarray, np.ndarray]] = []
         self.gradients: dict[str, np.ndarray] = {}
         self.own_gradients: dict[str, np.ndarray] = {}
-        self._backwards: Backwards = {}
 
-    def trace(
-        self, batch: Sequence[Any], arrays: Sequence[jax.Array]
-    ) -> tuple[jex.ClosedJaxpr, jex.ClosedJaxpr | None]:
+    def trace(self, batch: Sequence[Any], arrays: Sequence[jax.Array]) -> Traced:
         """The jaxpr of loss and gradients; and traced again in float64, where the program allows it.
 
         Raises:
@@ -94,29 +110,27 @@ class JaxRun:
                 debug = whole.debug_info.with_unknown_names()
                 return jex.ClosedJaxpr(whole.replace(outvars=whole.outvars[:1], debug_info=debug), closed.consts)
 
-        self.loss_jaxpr = loss_alone
         used = _reached(closed.jaxpr, closed.jaxpr.outvars[0])
         if not any(var in used for var in closed.jaxpr.invars[: len(self.own)]):
             raise InputError(
                 "compare: the JAX loss is not a function of params: none of its leaves is read. "
                 "Compute it from the params that are passed in, not from those around the function."
             )
-        if has_backward_rules(closed.jaxpr):
-            self._backwards = backward_rules(self.loss_jaxpr().jaxpr)
-        self._wide_loss_jaxpr = None
+        backwards = backward_rules(loss_alone().jaxpr) if has_backward_rules(closed.jaxpr) else {}
+        better, wide_loss = None, None
         try:
             with jax.enable_x64(True):
                 wide = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in self.wide]
                 inputs = [jax.ShapeDtypeStruct(a.shape, _wide_dtype(a), weak_type=a.aval.weak_type) for a in arrays]
                 better = jax.make_jaxpr(step(fixed))(wide, *inputs)
-                self._wide_loss_jaxpr = lambda: jax.make_jaxpr(loss_of(fixed))(wide, *inputs)
+                wide_loss = lambda: jax.make_jaxpr(loss_of(fixed))(wide, *inputs)  # noqa: E731
         except Exception:  # the program insists on its own precision; its literals are recovered one by one
-            better = None
-        return closed, better
+            pass
+        return Traced(closed, better, loss_alone, wide_loss, backwards)
 
     def forward_and_backward(
         self,
-        traced: tuple[jex.ClosedJaxpr, jex.ClosedJaxpr | None],
+        traced: Traced,
         arrays: Sequence[jax.Array],
         exact: Sequence[np.ndarray],
         names: Sequence[str],
@@ -140,7 +154,8 @@ class JaxRun:
         Returns:
           The tape, and whether some constant may stand for another number than it holds.
         """
-        recorder = JaxRecorder(disturbance, known, self._backwards, watched)
+        self.traced = traced
+        recorder = JaxRecorder(disturbance, known, traced.backwards, watched)
         leaves = [
             (path, own, wide, path not in fixed)
             for path, own, wide in zip(self.split.paths, self.own, self.wide, strict=True)
@@ -149,7 +164,7 @@ class JaxRun:
             (name, array, in_float64(wide) if _inexact(array) else None, _inexact(array) and not array.aval.weak_type)
             for name, array, wide in zip(names, arrays, exact, strict=True)
         ]
-        loss, *grads = recorder.record(*traced, leaves)
+        loss, *grads = recorder.record(traced.closed, traced.better, leaves)
         tape = recorder.tape
         tape.loss = loss.index
         self.loss, self.wide_loss = float(loss.own), float(loss.shadows[0])
@@ -182,13 +197,13 @@ class JaxRun:
 
     def loss_on(self, batch: Sequence[Any]) -> Callable[[Sequence[np.ndarray]], float]:
         """The loss of other leaves in the place of a batch's, in its own precision; NaN where it raises."""
-        assert self.loss_jaxpr is not None
-        traced = self.loss_jaxpr
+        assert self.traced is not None
+        traced = self.traced
         flat: list[FlatJaxpr] = []
 
         def loss(arrays: Sequence[np.ndarray]) -> float:
             if not flat:
-                flat.append(flatten(traced()))
+                flat.append(flatten(traced.loss()))
             try:
                 return float(results(flat[0], [*self.own, *jax_batch(batch, arrays)])[0])
             except Exception:
@@ -203,17 +218,16 @@ class JaxRun:
           given: the batch as JAX holds it.
           torch: torch's gradients, in float64.
         """
-        if self._wide_loss_jaxpr is None:
+        if self.traced is None or self.traced.wide_loss is None:
             return None
         with jax.enable_x64(True):
             inputs = [*(jnp.asarray(each) for each in self.wide), *(widened(each) for each in given)]
-            return find_wrong_rule(self._wide_loss_jaxpr(), inputs, len(self.wide), torch)
+            return find_wrong_rule(self.traced.wide_loss(), inputs, len(self.wide), torch)
 
-    def compiled_targets(self, closed: jex.ClosedJaxpr, given: Sequence[jax.Array]) -> list[Target]:
+    def compiled_targets(self, given: Sequence[jax.Array]) -> list[Target]:
         """What is compiled of a step that was recorded, before it is updated: with its gradients, and the loss alone.
 
         Args:
-          closed: the jaxpr of loss and gradients.
           given: the batch as JAX holds it.
         """
         inputs, paths = [*self.own, *given], self.split.paths
@@ -221,10 +235,10 @@ class JaxRun:
         names = ["the loss", *(f"the gradient of {path}" for path in paths)]
         own = [loss[0], *(own for own, _ in self.raw_gradients)]
         shadows = [loss[1], *(wide for _, wide in self.raw_gradients)]
-        assert self.loss_jaxpr is not None
+        assert self.traced is not None
         return [
-            Target("loss and gradients", closed, inputs, names, own, shadows),
-            Target("loss", self.loss_jaxpr(), inputs, names[:1], own[:1], shadows[:1]),
+            Target("loss and gradients", self.traced.closed, inputs, names, own, shadows),
+            Target("loss", self.traced.loss(), inputs, names[:1], own[:1], shadows[:1]),
         ]
 
 

@@ -7,9 +7,9 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
+from support.comparing import compare
 from support.ports import PORTS
 
-from jaxgrad import compare
 from jaxgrad.report.values import Report, Verdict
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.comparing import compare
 
-from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
+from jaxgrad import JaxProgram, TorchProgram, Verdict
 from jaxgrad.errors import InputError, InputTypeError, ProgramError
 
 pytestmark = pytest.mark.usefixtures("torch")

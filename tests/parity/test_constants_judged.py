@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.comparing import compare
 
-from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
+from jaxgrad import JaxProgram, TorchProgram, Verdict
 
 pytestmark = pytest.mark.usefixtures("torch")
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.comparing import compare
 
-from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
+from jaxgrad import JaxProgram, TorchProgram, Verdict
 
 DRAW = np.random.default_rng(0)
 REGULAR = DRAW.normal(size=(4, 4)).astype(np.float32)

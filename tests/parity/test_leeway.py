@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.comparing import compare
 
-from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
+from jaxgrad import JaxProgram, TorchProgram, Verdict
 from jaxgrad.parity.rounding import DISTURBED, disturbed
 
 pytestmark = pytest.mark.usefixtures("torch")

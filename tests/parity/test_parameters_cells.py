@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
+from support.comparing import compare
 from support.porting import fresh, normal, torch
 
-from jaxgrad import JaxProgram, TorchProgram, compare
+from jaxgrad import JaxProgram, TorchProgram
 from jaxgrad.report.values import Verdict
 
 linen = pytest.importorskip("flax.linen")

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.comparing import compare
 from support.porting import fresh, normal, params_of, torch
 
-from jaxgrad import JaxProgram, TorchProgram, compare
+from jaxgrad import JaxProgram, TorchProgram
 from jaxgrad.report.values import Verdict
 
 

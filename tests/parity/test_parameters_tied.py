@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.comparing import compare
 from support.porting import F, fresh, normal, params_of, torch
 
-from jaxgrad import JaxProgram, TorchProgram, compare
+from jaxgrad import JaxProgram, TorchProgram
 from jaxgrad.report.values import Verdict
 
 SAME = (Verdict.IDENTICAL, Verdict.ROUNDING)

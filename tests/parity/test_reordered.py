@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.comparing import compare
 
-from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
+from jaxgrad import JaxProgram, TorchProgram, Verdict
 
 AXES = ("NHWC", "HWIO", "NHWC")
 DRAW = np.random.default_rng(0)

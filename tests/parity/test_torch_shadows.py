@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
+from support.comparing import compare
 
-from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
+from jaxgrad import JaxProgram, TorchProgram, Verdict
 
 pytestmark = pytest.mark.usefixtures("torch")
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.comparing import compare
 
-from jaxgrad import JaxProgram, TorchProgram, Verdict, compare, optax_from_torch
+from jaxgrad import JaxProgram, TorchProgram, Verdict, optax_from_torch
 from jaxgrad.errors import ProgramError
 
 pytestmark = pytest.mark.usefixtures("torch")

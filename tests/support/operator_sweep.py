@@ -28,9 +28,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.comparing import compare
 from support.operators import TWINS
 
-from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
+from jaxgrad import JaxProgram, TorchProgram, Verdict
 
 MOST_ENTRIES = 400
 SAME, APART = 1e-11, 5e-7
