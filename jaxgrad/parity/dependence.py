@@ -171,6 +171,8 @@ class _Trial:
         for seed in range(MOVES):
             base = seed % len(self._bases)
             order = np.random.default_rng(seed).permutation(max(rows))
+            if (order == np.arange(max(rows))).all():  # of few rows it often is
+                order = np.roll(order, 1)
             batch = list(self._bases[base])
             for leaf in leaves:
                 batch[leaf.place] = leaf.array[order]

@@ -101,7 +101,6 @@ def judge_step(
         "forward": coverage(torch.tape, alignment, ("forward", "loss")),
         "backward": coverage(torch.tape, alignment, ("gradient",)),
     }
-    _doubt_amplified(torch.tape, jax.tape, found)
     gradients = compare_gradients(match, torch, jax, bool(alignment.partners.get(torch.tape.loss)))
     gradients = _with_stopped(gradients, torch, jax)
     match = found.match = gradients.match
@@ -120,6 +119,7 @@ def judge_step(
     units, where = _largest_rounding(torch.tape, jax.tape, alignment)
     found.rounding = rounding_of(torch.tape, losses, gradients, units, where)
     found.effect = effect_of(torch, jax, gradients, bool(alignment.partners.get(torch.tape.loss)))
+    _doubt_amplified(torch.tape, jax.tape, found.effect, found)
     found.same_bits = gradients.same_bits and np.float64(losses[0]).tobytes() == np.float64(losses[1]).tobytes()
     return found
 
@@ -147,16 +147,22 @@ def judge_proof(step: int, proof: Proof, torch: Side, jax: Side, found: StepOutc
     found.divergences.append(Divergence(step, "params", site, theirs, 1.0, None, message))
 
 
-def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
-    """A program that makes rounding as large as its values agrees with anything, and with nothing."""
-    for side, tape in (("torch", torch), ("JAX", jax)):
-        loss = tape.values[tape.loss].summary
-        size = loss.fingerprint.largest if loss.fingerprint is not None else 0.0
-        if LEEWAY * loss.noise > MOST_NOISE * size:
+def _doubt_amplified(torch: Tape, jax: Tape, effect: Effect, found: StepOutcome) -> None:
+    """A program that makes rounding as large as its values agrees with anything near, and with nothing.
+
+    What differs by more than all that rounding moves is different all the same.
+    """
+    losses = {side: _noise_of(tape, tape.loss) for side, tape in (("torch", torch), ("JAX", jax))}
+    there = torch.gradients.get(effect.gradient_of)
+    if effect.loss > LEEWAY * max(losses.values()) or effect.gradient > LEEWAY * _noise_of(torch, there):
+        losses = {}
+    for side, moved in losses.items():
+        if LEEWAY * moved > MOST_NOISE:
             found.doubts.append(
-                f"rounding alone, of intermediate results and of constants, moves {side}'s loss by "
-                f"{loss.noise / max(size, 1e-300):.1g} of its size: nothing closer can be told"
+                f"rounding alone, of intermediate results and of constants, moves {side}'s loss by {moved:.1g} of its "
+                "size: nothing closer can be told"
             )
+        tape = torch if side == "torch" else jax
         summaries = {name: tape.values[index].summary for name, index in tape.gradients.items() if index is not None}
         # Against the largest of all: a gradient that cancels to zero is noise, and tells so.
         largest = max((each.fingerprint.largest for each in summaries.values() if each.fingerprint), default=0.0)
@@ -167,6 +173,14 @@ def _doubt_amplified(torch: Tape, jax: Tape, found: StepOutcome) -> None:
                 f"rounding alone moves {side}'s gradient of {worst} by {moved:.1g} of the largest gradient: nothing "
                 "closer can be told"
             )
+
+
+def _noise_of(tape: Tape, index: int | None) -> float:
+    """How far rounding moves a value, relative to its size."""
+    summary = tape.values[index].summary if index is not None else None
+    if summary is None or summary.fingerprint is None:
+        return 0.0
+    return summary.noise / max(summary.fingerprint.largest, 1e-300)
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------

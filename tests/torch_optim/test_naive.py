@@ -14,7 +14,7 @@ from jaxgrad.torch_optim.specs import checked
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_reason_is_given_where_stock_optax_differs_and_nowhere_else(name):
-    for seed in range(2):
+    for seed in range(1 if name == "Muon" else 2):  # whose many sizes are each compiled
         options = checked(name, drawn(name, seed))
         found = translation(name, options, torch)
         given = [reason for reason in found.reasons if reason != IN_FLOAT32]
