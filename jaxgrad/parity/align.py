@@ -37,9 +37,14 @@ def judged(value: Value) -> bool:
 
 
 def stands_by(value: Value) -> bool:
-    """Whether a value is no result of parameters or data, and still says something: a table, a time embedding."""
+    """Whether a value is no result of parameters or data, and still says something: a table, a time embedding.
+
+    A mask of infinities is a decision: the other side may have it as booleans.
+    """
     found = value.summary.fingerprint
-    return not value.live and found is not None and value.size > 2 and not found.constant
+    if value.live or found is None or found.constant or any(found.unusual) or found.extreme[0]:
+        return False
+    return value.size > 2
 
 
 def align(torch: Tape, jax: Tape, leaves: Mapping[int, tuple[int, ...]]) -> Alignment:

@@ -44,7 +44,7 @@ def as_fragment(report: Report) -> str:
     """The report as a piece of a page, as notebooks show it."""
     name = f'<h1 style="color: {_COLOURS[report.verdict]}">{report.verdict.name}</h1>'
     parts = [f"<style>{_STYLE}</style>", '<div class="jaxgrad">', name]
-    parts.append(f"<p>{_e(report.verdict.value)}. {_e(report.reason)}</p>")
+    parts.append(f"<p>{_e(_sentence(report.verdict.value))} {_e(_sentence(report.reason))}</p>")
     if report.first is not None:
         parts += _divergence(report.first, report)
     rows = [("programs", f"{report.torch} beside {report.jax}, {report.steps} step{'s' * (report.steps != 1)}")]
@@ -98,3 +98,9 @@ def _e(text: str) -> str:
 def write_html(report: Report, path: Path) -> None:
     """Write the page; the file is replaced only once the new one is whole."""
     write_text(path, as_html(report))
+
+
+def _sentence(text: str) -> str:
+    """With a capital at the beginning and a full stop; a name in lower case stays as it is written."""
+    begins = text[:1] if text.startswith("torch") else text[:1].upper()
+    return f"{begins}{text[1:]}{'' if text.endswith('.') else '.'}"
