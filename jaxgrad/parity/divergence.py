@@ -144,7 +144,7 @@ def _reordered(torch: Tape, jax: Tape, alignment: Alignment, op: Op, jax_op: Op 
     found = []
     for i, array in ours.items():
         both = [theirs[j] for j in alignment.partners.get(i, ()) if j in theirs]
-        distance = reach_of(torch.values[i]) if both else 0.0
+        distance = reach_of(torch.values[i]) if torch.values[i].summary.fingerprint is not None else 0.0
         if both and all(same_layout(array, each, distance) is False for each in both):
             found.append(i)
     return tuple(found)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.status import Status
+if TYPE_CHECKING:  # rich is loaded when there is something to show
+    from rich.console import Console
+    from rich.status import Status
 
 SILENT = 2.0
 """Seconds in which most comparisons end."""
@@ -24,7 +26,7 @@ class Progress:
     """
 
     def __init__(self, console: Console | None = None, silent: float = SILENT) -> None:
-        self._console, self._silent = console or Console(stderr=True), silent
+        self._console, self._silent = console, silent
         self._began = self._shown = monotonic()
         self._status: Status | None = None
         self._what, self._operations = "", 0
@@ -52,9 +54,15 @@ class Progress:
 
     def _show(self) -> None:
         now = monotonic()
-        if not self._console.is_terminal or now - self._began < self._silent or now - self._shown < EVERY:
+        if now - self._began < self._silent or now - self._shown < EVERY:
             return
         self._shown = now
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True)
+        if not self._console.is_terminal:
+            return
         if self._status is None:
             self._status = self._console.status(str(self))
             self._status.start()

@@ -299,7 +299,10 @@ class JaxRecorder:
             value = self._value(own, shadows, None, kind, read, local[number] if local else None)
             cells.append(_Cell(own, shadows, value.index))
         if len(self.tape.ops) in self._watched:
-            self.tape.operands[len(self.tape.ops)] = {cell.index: np.asarray(cell.shadows[0]) for cell in inputs}
+            arrays = {cell.index: cell.shadows[0] for cell in inputs}
+            self.tape.operands[len(self.tape.ops)] = {
+                i: np.asarray(each) for i, each in arrays.items() if not jnp.issubdtype(each.dtype, jax.dtypes.extended)
+            }
         draws = name.startswith(_DRAWS)
         op = Op(name, read, tuple(cell.index for cell in cells), site, stage_of(eqn), shadowed, draws)
         self.tape.add_op(op)

@@ -99,3 +99,23 @@ def test_another_layout_is_no_other_order(torch, shuffled):
     )
     assert report.verdict is Verdict.DIFFERENT
     assert "another order" not in str(report)
+
+
+def test_what_is_no_floating_number_is_looked_at_too(torch):
+    """Bytes and booleans at the place where the flows part, and a key that only JAX reads."""
+    module = torch.nn.Linear(4, 2)
+    given = {name: jnp.asarray(each.detach().numpy()) for name, each in module.named_parameters()}
+    pixels = DRAW.integers(0, 256, (3, 4)).astype(np.uint8)
+    mask = np.asarray([[True, False, True, True]] * 3)
+
+    def wrong(p, pixels, mask, key):
+        noise = jax.random.bernoulli(key, 0.5, (3, 4)) * 0.0
+        x = jnp.where(mask, pixels.astype(jnp.float32)[:, ::-1] / 255, 0.0) + noise
+        return jnp.mean((x @ p["weight"].T + p["bias"][None]) ** 2)
+
+    report = compare(
+        TorchProgram(module, lambda m, pixels, mask, key: (m((pixels / 255) * mask) ** 2).mean()),
+        JaxProgram(given, wrong),
+        [(pixels, mask, jax.random.key(0))],
+    )
+    assert report.verdict is Verdict.DIFFERENT, str(report)
