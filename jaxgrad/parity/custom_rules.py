@@ -10,7 +10,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.parity.flat_jaxpr import FlatJaxpr, Step, as_function, bind, flatten
+from jaxgrad.parity.flat_jaxpr import FlatJaxpr, Step, as_function, flatten
+from jaxgrad.parity.promote_jax import bind
 from jaxgrad.report.values import Cause
 
 CUSTOM = frozenset({"custom_vjp_call", "custom_jvp_call", "custom_vjp_call_jaxpr"})

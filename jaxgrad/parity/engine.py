@@ -86,7 +86,7 @@ def _judged(comparison: _Comparison, torch_program: TorchProgram) -> Report:
     with kept(torch_program):
         report, last = comparison.run(Disturbance())
     if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow:
-        # What float64 itself cannot tell. A program that can be traced but once (a state it uses up) is not run again.
+        # What float64 itself cannot tell. A program that raises when it is run again keeps what the first run showed.
         with suppress(ProgramError), kept(torch_program):
             report, last = comparison.run(ROUNDINGS, last.parted)
     if report.verdict is Verdict.DIFFERENT and last.wrong_in_flow and comparison.uncertain:

@@ -147,19 +147,40 @@ def agree(a: Fingerprint, b: Fingerprint, distance: float) -> bool:
         times * n != m for n, m in zip((*small.unusual, small.extreme[0]), (*big.unusual, big.extreme[0]), strict=True)
     ):
         return False
-    if abs(a.low - b.low) > distance or abs(a.high - b.high) > distance:
-        return False
     if any(abs(n - m) > 1e-12 * abs(n) for n, m in zip(a.extreme[1:], b.extreme[1:], strict=True)):
         return False
-    if a.entries.size and b.entries.size:
-        return bool((np.abs(np.repeat(small.entries, times) - big.entries) <= distance).all())
-    largest = max(a.largest, b.largest)
-    if largest <= distance:
-        return True
+    low, high = np.asarray([b.low]), np.asarray([b.high])
+    rows = _Rows(b.size, low, high, b.moments[None], b.entries[None])
+    return bool(_ordinary_agree(a, rows, np.asarray([distance]))[0])
+
+
+class _Rows(NamedTuple):
+    """The ordinary entries of several values of one size: the fields of their fingerprints, one row for each."""
+
+    size: int
+    low: np.ndarray
+    high: np.ndarray
+    moments: np.ndarray
+    entries: np.ndarray  # [rows, 0] where they are not kept
+
+    def of(self, rows: slice) -> _Rows:
+        return _Rows(self.size, *(each[rows] for each in self[1:]))
+
+
+def _ordinary_agree(a: Fingerprint, rows: _Rows, distances: np.ndarray) -> np.ndarray:
+    """Whether the ordinary entries of each row can be those of a value, each moved by at most the row's distance."""
+    same = (np.abs(rows.low - a.low) <= distances) & (np.abs(rows.high - a.high) <= distances)
+    if a.entries.size and rows.entries.size:
+        ours = np.repeat(a.entries, max(rows.size // a.size, 1))
+        theirs = np.repeat(rows.entries, max(a.size // rows.size, 1), axis=1)
+        return same & (np.abs(theirs - ours) <= distances[:, None]).all(1)
+    sizes = np.maximum(-rows.low, rows.high)
+    largest = np.maximum(sizes, a.largest)
     # Both to one scale; summing n terms itself rounds, by far less than the distance asked for.
-    ours, theirs = (_rescaled(each.moments, each.largest / largest) for each in (a, b))
-    slack = (distance / largest + 1e-15) * _SLOPES
-    return bool((np.abs(ours - theirs) <= slack).all())
+    scale = np.where(largest > 0, largest, 1.0)
+    ours, theirs = (_rescaled(*each) for each in ((a.moments, a.largest / scale), (rows.moments, sizes / scale)))
+    close = (np.abs(ours - theirs) <= (distances / scale + 1e-15)[:, None] * _SLOPES).all(1)
+    return same & (close | (largest <= distances))
 
 
 class Stack:
@@ -172,11 +193,11 @@ class Stack:
     def __init__(self, fingerprints: Sequence[Fingerprint]):
         self._each = fingerprints
         self._plain = np.asarray([_is_plain(each) for each in fingerprints])
-        self._low = np.asarray([each.low for each in fingerprints])
-        self._high = np.asarray([each.high for each in fingerprints])
-        self._moments = np.stack([each.moments for each in fingerprints])
+        low, high = (np.asarray(each) for each in zip(*((each.low, each.high) for each in fingerprints), strict=True))
+        moments = np.stack([each.moments for each in fingerprints])
         whole = fingerprints[0].size <= FEW and self._plain.all()
-        self._entries = np.stack([each.entries for each in fingerprints]) if whole else _NONE
+        entries = np.stack([each.entries for each in fingerprints]) if whole else np.zeros((len(fingerprints), 0))
+        self._rows = _Rows(fingerprints[0].size, low, high, moments, entries)
 
     def agree(self, a: Fingerprint, rows: slice, distances: np.ndarray) -> np.ndarray:
         """``agree`` with each of some rows.
@@ -189,31 +210,20 @@ class Stack:
         Returns:
           The answers, bool, one for each row.
         """
-        size = self._each[0].size
+        size = self._rows.size
         if not (_is_plain(a) and self._plain[rows].all() and a.size and size) or max(a.size, size) % min(a.size, size):
             pairs = zip(self._each[rows], distances, strict=True)
             return np.asarray([agree(a, each, float(distance)) for each, distance in pairs], bool)
-        low, high = self._low[rows], self._high[rows]
-        same = (np.abs(low - a.low) <= distances) & (np.abs(high - a.high) <= distances)
-        if a.entries.size and self._entries.size:
-            ours = np.repeat(a.entries, max(size // a.size, 1))
-            theirs = np.repeat(self._entries[rows], max(a.size // size, 1), axis=1)
-            return same & (np.abs(theirs - ours) <= distances[:, None]).all(1)
-        theirs = np.maximum(-low, high)
-        largest = np.maximum(theirs, a.largest)
-        scale = np.where(largest > 0, largest, 1.0)
-        moments = self._moments[rows] * (theirs / scale)[:, None] ** _POWERS
-        ours = a.moments * (a.largest / scale)[:, None] ** _POWERS
-        close = (np.abs(ours - moments) <= (distances / scale + 1e-15)[:, None] * _SLOPES).all(1)
-        return same & (close | (largest <= distances))
+        return _ordinary_agree(a, self._rows.of(rows), distances)
 
 
 def _is_plain(found: Fingerprint) -> bool:
     return not any(found.unusual) and not found.extreme[0]
 
 
-def _rescaled(moments: np.ndarray, ratio: float) -> np.ndarray:
-    return moments * np.asarray([ratio, ratio, ratio**2, ratio**3, ratio**4])
+def _rescaled(moments: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """Moments ``[..., 5]`` at another scale, one for each."""
+    return moments * np.asarray(ratios)[..., None] ** _POWERS
 
 
 def separation(a: Fingerprint, b: Fingerprint) -> float:
@@ -223,7 +233,7 @@ def separation(a: Fingerprint, b: Fingerprint) -> float:
         return 0.0 if a.size == b.size else float("inf")
     if a.entries.size and a.entries.size == b.entries.size:
         return float(np.abs(a.entries - b.entries).max()) / largest
-    ours, theirs = (_rescaled(each.moments, each.largest / largest) for each in (a, b))
+    ours, theirs = (_rescaled(each.moments, np.asarray(each.largest / largest)) for each in (a, b))
     moved = np.abs(ours - theirs) / _SLOPES
     return float(max(moved.max(), abs(a.low - b.low) / largest, abs(a.high - b.high) / largest))
 

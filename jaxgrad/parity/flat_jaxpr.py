@@ -10,6 +10,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.parity.promote_jax import bind
 from jaxgrad.parity.sites_jax import site_of
 from jaxgrad.report.values import Site
 
@@ -130,14 +131,6 @@ def _jaxprs(value: Any) -> Iterator[Any]:
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
-
-
-def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    """One equation by itself, as JAX runs it outside ``jit``; traced, where the values are."""
-    found = eqn.primitive.get_bind_params(eqn.params)
-    parts, params = ([], found) if isinstance(found, dict) else found  # jax before 0.10 gives functions apart
-    made = eqn.primitive.bind(*parts, *values, **params)
-    return list(made) if eqn.primitive.multiple_results else [made]
 
 
 def run(flat: FlatJaxpr, given: Sequence[Any], apply: Apply = bind) -> dict[int, Any]:

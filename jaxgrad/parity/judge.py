@@ -152,17 +152,17 @@ def _doubt_amplified(torch: Tape, jax: Tape, effect: Effect, found: StepOutcome)
 
     What differs by more than all that rounding moves is different all the same.
     """
-    losses = {side: _noise_of(tape, tape.loss) for side, tape in (("torch", torch), ("JAX", jax))}
     there = torch.gradients.get(effect.gradient_of)
-    if effect.loss > LEEWAY * max(losses.values()) or effect.gradient > LEEWAY * _noise_of(torch, there):
-        losses = {}
-    for side, moved in losses.items():
+    noise = max(_noise_of(tape, tape.loss) for tape in (torch, jax))
+    if effect.loss > LEEWAY * noise or effect.gradient > LEEWAY * _noise_of(torch, there):
+        return
+    for side, tape in (("torch", torch), ("JAX", jax)):
+        moved = _noise_of(tape, tape.loss)
         if LEEWAY * moved > MOST_NOISE:
             found.doubts.append(
                 f"rounding alone, of intermediate results and of constants, moves {side}'s loss by {moved:.1g} of its "
                 "size: nothing closer can be told"
             )
-        tape = torch if side == "torch" else jax
         summaries = {name: tape.values[index].summary for name, index in tape.gradients.items() if index is not None}
         # Against the largest of all: a gradient that cancels to zero is noise, and tells so.
         largest = max((each.fingerprint.largest for each in summaries.values() if each.fingerprint), default=0.0)

@@ -12,27 +12,30 @@ import numpy as np
 _Made = np.ndarray | None
 
 
-def moved_by_numpy(name: str, params: dict[str, Any], given: Sequence[np.ndarray]) -> np.ndarray | None:
+def moved_by_numpy(name: str, params: dict[str, Any], given: Sequence[Any]) -> np.ndarray | None:
     """What a primitive makes that only moves entries, of any dtype, bit for bit; None for any other primitive."""
     if name not in _MOVES or name in _COMPUTES:
         return None
-    made = _MOVES[name](params, *given)
+    made = _MOVES[name](params, *map(np.asarray, given))
     return np.asarray(made) if made is not None else None
 
 
-def by_numpy(name: str, params: dict[str, Any], given: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+def by_numpy(name: str, params: dict[str, Any], given: Sequence[Any]) -> list[np.ndarray] | None:
     """What a primitive makes of real arrays in float64, booleans among them.
 
     Args:
       name: of the primitive.
       params: of its equation.
-      given: its inputs.
+      given: its inputs, NumPy's or JAX's; they are looked at only where the primitive is known.
 
     Returns:
       Its outputs; None for what NumPy has no twin of, or not for these inputs.
     """
-    if not all(each.dtype == np.float64 or each.dtype == np.bool_ for each in given) or not given:
+    if not given or not any(name in table for table in (_FLOATS, _MOVES, _REDUCTIONS, _FOLLOWING)):
         return None
+    if not all(each.dtype == np.float64 or each.dtype == np.bool_ for each in given):
+        return None
+    given = [np.asarray(each) for each in given]
     with np.errstate(all="ignore"):
         if name in _FLOATS and all(each.dtype == np.float64 for each in given):
             return [np.asarray(_FLOATS[name](*given))]

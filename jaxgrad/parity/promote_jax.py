@@ -67,6 +67,14 @@ def stacked(shadows: Sequence[Any]) -> Any:
         return jnp.stack(shadows)
 
 
+def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """One equation by itself, as JAX runs it outside ``jit``; traced, where the values are."""
+    found = eqn.primitive.get_bind_params(eqn.params)
+    parts, params = ([], found) if isinstance(found, dict) else found  # jax before 0.10 gives functions apart
+    made = eqn.primitive.bind(*parts, *values, **params)
+    return list(made) if eqn.primitive.multiple_results else [made]
+
+
 def run(eqn: Any, given: list[Any]) -> list[Any]:
     """Run an equation's primitive as it is, by NumPy where it but moves entries about: nothing is compiled for that.
 
@@ -77,11 +85,8 @@ def run(eqn: Any, given: list[Any]) -> list[Any]:
     Returns:
       Its outputs.
     """
-    moved = moved_by_numpy(eqn.primitive.name, eqn.params, [np.asarray(x) for x in given]) if _on_host(given) else None
-    if moved is not None:
-        return [moved]
-    made = eqn.primitive.bind(*given, **eqn.params)
-    return list(made) if eqn.primitive.multiple_results else [made]
+    moved = moved_by_numpy(eqn.primitive.name, eqn.params, given) if _on_host(given) else None
+    return [moved] if moved is not None else bind(eqn, given)
 
 
 def bind_promoted(eqn: Any, shadows: list[Any]) -> list[Any]:
@@ -109,7 +114,7 @@ def bind_promoted(eqn: Any, shadows: list[Any]) -> list[Any]:
             each if each.dtype == _wide_dtype(var.aval) else each.astype(_wide_dtype(var.aval))
             for each, var in zip(shadows, eqn.invars, strict=True)
         ]
-        made = by_numpy(name, eqn.params, [np.asarray(each) for each in shadows]) if _on_host(shadows) else None
+        made = by_numpy(name, eqn.params, shadows) if _on_host(shadows) else None
         if made is not None:
             return made
         made = eqn.primitive.bind(*shadows, **_promoted(eqn.params))

@@ -14,7 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.parity.flat_jaxpr import FlatJaxpr, bind, results
+from jaxgrad.parity.flat_jaxpr import FlatJaxpr, results
+from jaxgrad.parity.promote_jax import bind
 
 UNITS = 16.0
 """So many rounding units is each number moved by: one that a compiler rounds otherwise is off by one or two (a fused

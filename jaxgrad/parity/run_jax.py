@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -123,7 +124,7 @@ class JaxRun:
                 wide = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in self.wide]
                 inputs = [jax.ShapeDtypeStruct(a.shape, _wide_dtype(a), weak_type=a.aval.weak_type) for a in arrays]
                 better = jax.make_jaxpr(step(fixed))(wide, *inputs)
-                wide_loss = lambda: jax.make_jaxpr(loss_of(fixed))(wide, *inputs)  # noqa: E731
+                wide_loss = partial(jax.make_jaxpr(loss_of(fixed)), wide, *inputs)
         except Exception:  # the program insists on its own precision; its literals are recovered one by one
             pass
         return Traced(closed, better, loss_alone, wide_loss, backwards)

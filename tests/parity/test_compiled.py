@@ -12,7 +12,8 @@ import pytest
 
 from jaxgrad import JaxProgram, TorchProgram, Verdict, compare
 from jaxgrad.parity import compiled, engine
-from jaxgrad.parity.flat_jaxpr import bind, flatten, part_of, results, run
+from jaxgrad.parity.flat_jaxpr import flatten, part_of, results, run
+from jaxgrad.parity.promote_jax import bind
 from jaxgrad.parity.random_rounding import RandomRounding, spread
 
 pytestmark = pytest.mark.usefixtures("torch")
